@@ -1,0 +1,7 @@
+//! portdistrict: exit nodes that can prove what they run, lent to friends with one line of text.
+//!
+//! The library is where the work is; the binary parses, calls and prints. `docs/architecture.md` draws the floors.
+
+pub mod encoding;
+pub mod error;
+pub mod progress;
