@@ -4,4 +4,5 @@
 
 pub mod encoding;
 pub mod error;
+pub mod node;
 pub mod progress;

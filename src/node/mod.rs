@@ -1,0 +1,5 @@
+//! What runs on an exit machine: one port, the owner's claim, the guests' grants, and where they may go.
+//!
+//! A node never prompts, never reads the operator's home and needs nothing from the machine but a state folder.
+
+pub mod egress;
