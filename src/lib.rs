@@ -6,3 +6,6 @@ pub mod encoding;
 pub mod error;
 pub mod node;
 pub mod progress;
+pub mod session;
+pub mod token;
+pub mod trust;

@@ -1,1 +1,2 @@
+//! The portdistrict binary: parses, calls the library and prints.
 fn main() {}

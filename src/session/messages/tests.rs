@@ -1,0 +1,156 @@
+//! Every message comes back as it went, and nothing else is read.
+
+use super::*;
+use proptest::prelude::*;
+use std::fmt::Debug;
+
+fn round_trip<T: Message + PartialEq + Debug>(message: T) {
+    let bytes = message.encode();
+    assert!(bytes.len() <= T::LIMIT, "{} > {}", bytes.len(), T::LIMIT);
+    assert_eq!(T::decode(&bytes).unwrap(), message);
+    assert!(T::decode(&bytes[..bytes.len() - 1]).is_err(), "cut short");
+    assert!(T::decode(&[bytes.as_slice(), &[0]].concat()).is_err(), "trailing byte");
+    let mut longer = message.to_map();
+    longer.insert(99, 1u64);
+    assert!(T::decode(&longer.encode()).is_err(), "unknown field");
+}
+
+fn grant(n: u8) -> GrantStatus {
+    GrantStatus {
+        id: [n; 8],
+        bound: vec![[n; 32], [1; 32]],
+        up: u64::MAX,
+        down: 7,
+        last_used: Some(1),
+        reuse: 3,
+        last_reuse: None,
+        revoked: true,
+        sessions: 2,
+    }
+}
+
+fn status() -> Status {
+    Status {
+        version: "1.2.3".into(),
+        label: "home".into(),
+        node: [1; 32],
+        owner: Some([2; 32]),
+        seed_source: "local".into(),
+        started: 5,
+        now: 6,
+        sessions: 7,
+        streams: 8,
+        draining: true,
+        allow: vec!["10.0.0.0/8".into()],
+        grants: vec![grant(1), GrantStatus::default()],
+    }
+}
+
+#[test]
+fn bootstrap_messages_round_trip() {
+    round_trip(Challenge { nonce: [7; 32] });
+    let offer = Offer {
+        evidence: Some(vec![1; MAX_EVIDENCE]),
+        app_digest: [2; 32],
+        version: "0.1.0".into(),
+        label: "home".into(),
+        seed_source: "local".into(),
+        claimed: true,
+    };
+    round_trip(offer.clone());
+    round_trip(Offer { evidence: None, claimed: false, ..offer.clone() });
+    assert!(Offer::decode(&Offer { evidence: Some(vec![1; MAX_EVIDENCE + 1]), ..offer }.encode()).is_err());
+    for reply in [ClaimReply::Claimed, ClaimReply::Reconnected].into_iter().chain(ClaimRefusal::ALL.map(ClaimReply::Refused)) {
+        round_trip(reply);
+    }
+    for seed in [None, Some([3; 32])] {
+        let claim = Claim { owner: [1; 32], signature: [2; 64], seed };
+        assert!(Claim::decode(&claim.encode()).unwrap() == claim);
+    }
+}
+
+#[test]
+fn the_claim_covers_handshake_and_node() {
+    let payload = claim_payload(&[1; 32], &[2; 32]);
+    assert_eq!((payload[0], payload[31], payload[32], payload[63]), (1, 1, 2, 2));
+}
+
+#[test]
+fn control_messages_round_trip() {
+    round_trip(ControlRequest::Status);
+    round_trip(ControlRequest::Evidence);
+    round_trip(ControlRequest::Revoke(vec![vec![1; MAX_REVOCATION]; 100]));
+    round_trip(ControlRequest::Policy(None));
+    round_trip(ControlRequest::Policy(Some(vec![])));
+    round_trip(ControlRequest::Policy(Some(vec!["10.0.0.0/8:80".into()])));
+    round_trip(ControlRequest::Drain);
+    round_trip(ControlRequest::Logs(LogsRequest { after: 1, lines: 2, wait: 3 }));
+    round_trip(ControlRequest::Stop);
+    round_trip(Reply::Done(Nothing));
+    round_trip(Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
+    round_trip(Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));
+    round_trip(Reply::Done(Revoked { accepted: 1, closed: 2 }));
+    round_trip(Reply::Done(PolicyReply { allow: vec!["::/0".into()] }));
+    round_trip(Reply::Done(LogsReply { last: 9, lines: vec!["{}".into()] }));
+    round_trip(Reply::Done(status()));
+    round_trip(Reply::Done(Status { grants: vec![grant(9); MAX_GRANTS], ..status() }));
+}
+
+#[test]
+fn bounds_hold_at_the_bound_and_beside_it() {
+    let revocations = |n, length| ControlRequest::Revoke(vec![vec![0; length]; n]);
+    assert!(ControlRequest::decode(&revocations(100, MAX_REVOCATION).encode()).is_ok());
+    assert!(ControlRequest::decode(&revocations(1, MAX_REVOCATION + 1).encode()).is_err());
+    assert!(ControlRequest::decode(&revocations(MAX_REVOCATIONS, 1).encode()).is_ok());
+    assert!(ControlRequest::decode(&revocations(MAX_REVOCATIONS + 1, 1).encode()).is_err());
+    let exit = |length| ExitRequest { host: "a".repeat(length), port: 65535 };
+    assert!(ExitRequest::decode(&exit(1).encode()).is_ok());
+    assert!(ExitRequest::decode(&exit(MAX_HOST).encode()).is_ok());
+    assert!(ExitRequest::decode(&exit(MAX_HOST + 1).encode()).is_err());
+    assert!(ExitRequest::decode(&exit(0).encode()).is_err());
+    assert!(ExitRequest::decode(&Map::new().with(0, "a").with(1, 65536u64).encode()).is_err());
+    assert!(ControlRequest::decode(&Map::new().with(0, 8u64).encode()).is_err());
+}
+
+#[test]
+fn exit_replies_follow_rfc_1928() {
+    for reply in ExitReply::ALL {
+        assert_eq!(ExitReply::from_byte(reply as u8), reply);
+        assert!(reply.socks() <= 8);
+    }
+    assert_eq!(ExitReply::from_byte(0x77), ExitReply::Failed);
+    assert_eq!(ExitReply::NotAllowed as u8, 2);
+}
+
+#[tokio::test]
+async fn first_bytes_and_replies_travel() {
+    let request = ExitRequest { host: "example.org".into(), port: 443 };
+    let mut bytes = request.first_bytes();
+    bytes.extend_from_slice(b"early data");
+    let mut reader = bytes.as_slice();
+    let (kind, encoded) = read_first(&mut reader).await.unwrap();
+    assert_eq!(kind, Kind::Exit);
+    assert!(ExitRequest::decode(&encoded).unwrap() == request);
+    assert_eq!(reader, b"early data");
+
+    let (kind, encoded) = read_first(&mut first_bytes_empty(Kind::Echo).as_slice()).await.unwrap();
+    assert_eq!((kind, encoded), (Kind::Echo, vec![0xa0]));
+    for bad in [&[9u8, 0, 0][..], &[0, 0, 0], &[1, 0xff, 0xff], &[4, 0, 2, 0, 0], &[1, 0]] {
+        assert!(read_first(&mut &bad[..]).await.is_err(), "{bad:?}");
+    }
+
+    let mut out = Vec::new();
+    write_reply(&mut out, b"hello").await.unwrap();
+    assert_eq!(read_reply(&mut out.as_slice()).await.unwrap(), b"hello");
+    assert!(read_reply(&mut &out[..6]).await.is_err());
+    assert!(read_reply(&mut &[0xff; 8][..]).await.is_err());
+}
+
+proptest! {
+    #[test]
+    fn whatever_decodes_encodes_to_the_same_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(message) = ControlRequest::decode(&bytes) { prop_assert_eq!(message.encode(), bytes.clone()); }
+        if let Ok(message) = ExitRequest::decode(&bytes) { prop_assert_eq!(message.encode(), bytes.clone()); }
+        if let Ok(message) = ClaimReply::decode(&bytes) { prop_assert_eq!(message.encode(), bytes); }
+    }
+}
