@@ -2,8 +2,10 @@
 //!
 //! The library is where the work is; the binary parses, calls and prints. `docs/architecture.md` draws the floors.
 
+pub mod config;
 pub mod encoding;
 pub mod error;
+pub mod keyring;
 pub mod node;
 pub mod progress;
 pub mod session;

@@ -1,0 +1,14 @@
+//! Where things are on disk, what the user set, and the small typed values every command shares.
+//!
+//! Nothing here touches the disk until asked: finding [`Paths`] reads the environment only, so that help and completion
+//! work with a broken home.
+
+pub mod fs;
+mod label;
+mod paths;
+pub mod size;
+pub mod time;
+
+pub use label::Label;
+pub use paths::Paths;
+pub use size::{bytes, parse_bytes, parse_rate, rate};
