@@ -2,6 +2,7 @@
 //!
 //! The library is where the work is; the binary parses, calls and prints. `docs/architecture.md` draws the floors.
 
+pub mod cli;
 pub mod config;
 pub mod encoding;
 pub mod error;

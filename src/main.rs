@@ -1,2 +1,7 @@
-//! The portdistrict binary: parses, calls the library and prints.
-fn main() {}
+//! The program: everything is in the library, so that tests and other programs can call it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portdistrict::cli::main()
+}

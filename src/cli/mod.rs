@@ -1,0 +1,192 @@
+//! The face: what can be typed, and how outcomes are shown. Decides nothing; each family of commands has its own file.
+//!
+//! Typed first, opened later: parsing touches no file of the home, so `--help`, `completions` and `man` work when everything
+//! else is broken.
+
+mod complete;
+mod generate;
+pub mod output;
+mod progress;
+mod usage;
+
+use crate::config::Paths;
+use crate::config::time::parse_duration;
+use crate::error::{Code, Error, Result};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use output::{Choice, Color, Output};
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Run exit nodes that can prove what they run, and lend them to friends with one line of text
+///
+/// Nouns come first, verbs second: `portdistrict exit invite`. Every command explains itself with --help and shows examples
+/// there. Results go to stdout and everything else to stderr.
+#[derive(Parser)]
+#[command(
+    name = "portdistrict",
+    bin_name = "portdistrict",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_long_help = "EXIT STATUS:\n  0 done; 1 failed; 2 wrong usage; 3 not found; 4 refused (trust, policy, evidence);\n  5 could not reach or \
+                       timed out; 6 a precondition is missing; 130 interrupted, after cleaning up.\n\nEXAMPLES:\n  Set up, run an exit on this \
+                       machine, and lend it to a friend:\n    portdistrict init\n    portdistrict machine deploy --on local --label home\n    \
+                       portdistrict machine claim home\n    portdistrict exit invite --node home --for anna"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Keep everything under this folder instead of the XDG directories
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    home: Option<PathBuf>,
+    /// Print one JSON document, or one a line for a stream
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Tell what happens inside; twice for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_default_value = true)]
+    color: Color,
+    /// Answer questions with yes
+    #[arg(long, short = 'y', global = true)]
+    yes: bool,
+    /// Give up after this long, as in 30s or 5m
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration, value_hint = ValueHint::Other)]
+    timeout: Option<Duration>,
+    /// File with the key that opens the keyring
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    key_file: Option<PathBuf>,
+    /// File whose first line is the keyring's passphrase
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "key_file")]
+    passphrase_file: Option<PathBuf>,
+    /// Open descriptor whose first line is the keyring's passphrase
+    #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, conflicts_with_all = ["key_file", "passphrase_file"])]
+    passphrase_fd: Option<i32>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+    Version(generate::VersionArgs),
+}
+
+/// One call of the program: where to print, and what the global flags say.
+pub(crate) struct Call {
+    /// Where everything is printed.
+    pub(crate) out: Output,
+    global: Global,
+}
+
+impl Call {
+    /// Runs asynchronous work to its end, to `--timeout` or to Ctrl-C; dropping the work is what cleans up.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("raise the limit of open files: ulimit -n 1024"))?;
+        runtime.block_on(async {
+            let limit = self.global.timeout.unwrap_or(Duration::MAX);
+            tokio::select! {
+                done = tokio::time::timeout(limit, work) => done.unwrap_or_else(|_| Err(timed_out(limit))),
+                end = interrupted() => Err(end),
+            }
+        })
+    }
+
+    /// The folders in use.
+    pub(crate) fn paths(&self) -> Result<Paths> {
+        Paths::find(self.global.home.as_deref())
+    }
+}
+
+fn timed_out(limit: Duration) -> Error {
+    let text = crate::config::time::duration(limit.as_secs());
+    Error::new(Code::TimedOut, format!("not done after {text}, the time that --timeout allows")).hint("allow more, for example --timeout 5m")
+}
+
+/// Ends when the user or the system asks the program to end.
+async fn interrupted() -> Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut streams = Vec::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        match signal(kind) {
+            Ok(stream) => streams.push(stream),
+            Err(error) => return Error::new(Code::Failed, "cannot listen for Ctrl-C").cause(error),
+        }
+    }
+    let [interrupt, terminate, hangup] = &mut streams[..] else { return std::future::pending().await };
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+    Error::new(Code::Interrupted, "interrupted; everything half made was removed")
+}
+
+/// Answers a shell that asks for completions, else parses, runs and turns the outcome into an exit status.
+pub fn main() -> ExitCode {
+    complete::answer();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return usage::explain(&error, &words),
+    };
+    let Global { json, quiet, color, yes, .. } = cli.global;
+    let call = Call { out: Output::new(Choice { json, quiet, color, yes }), global: cli.global };
+    logging(call.global.verbose, color);
+    match run(&call, cli.command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            call.out.error(&error);
+            ExitCode::from(error.code().exit_code())
+        }
+    }
+}
+
+/// Most commands end with 0; those that run another program pass on its status.
+fn run(call: &Call, command: Command) -> Result<u8> {
+    match command {
+        Command::Completions(args) => generate::completions(call, &args),
+        Command::Man(args) => generate::man(call, &args),
+        Command::Version(_) => generate::version(call),
+    }?;
+    Ok(0)
+}
+
+/// What happens inside, on stderr: off unless `-v` or RUST_LOG asks for it.
+fn logging(verbose: u8, color: Color) {
+    let asked = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
+    let filter = match (verbose, asked) {
+        (_, Some(directives)) => directives,
+        (0, None) => return,
+        (1, None) => "portdistrict=info".to_owned(),
+        (2, None) => "portdistrict=debug".to_owned(),
+        (_, None) => "portdistrict=trace".to_owned(),
+    };
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(color == Color::Always)
+        .try_init();
+}
+
+/// The whole definition, for completions, man pages and tests.
+pub fn definition() -> clap::Command {
+    let mut definition = Cli::command();
+    definition.build();
+    definition
+}

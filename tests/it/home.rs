@@ -1,0 +1,136 @@
+//! A home of its own for one test: empty environment, fixed width, and only processes that it started itself are ended.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The program under test.
+pub(crate) fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_portdistrict")
+}
+
+/// A temporary folder that is a home; children still running are killed when it goes.
+pub(crate) struct Home {
+    dir: tempfile::TempDir,
+    children: Vec<Child>,
+}
+
+impl Home {
+    pub(crate) fn new() -> Home {
+        Home { dir: tempfile::tempdir().unwrap(), children: Vec::new() }
+    }
+
+    /// The folder `--home` names; nothing has made it yet.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    /// The folder commands run in.
+    pub(crate) fn work(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A command of the program in this home, not yet started.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program());
+        command.args(args).env("PORTDISTRICT_HOME", self.path());
+        self.bare(command)
+    }
+
+    /// A command line for `sh`, in which `portdistrict` is the program under test.
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]).env("PORTDISTRICT_HOME", self.path()).env("HOME", self.work());
+        self.bare(command)
+    }
+
+    /// Only what is said here is in the environment; whatever the command set stays.
+    fn bare(&self, mut command: Command) -> Command {
+        let set: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(OsStr::to_owned))).collect();
+        let bin = Path::new(program()).parent().unwrap();
+        command.env_clear().env("COLUMNS", "100").env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin", bin.display()));
+        for (name, value) in set {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command.current_dir(self.work()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command line given as words and waits for its end.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        Ran::of(self.command(args))
+    }
+
+    /// Runs a command line written with single spaces between the words.
+    pub(crate) fn line(&self, line: &str) -> Ran {
+        self.run(line.split(' ').filter(|word| !word.is_empty()))
+    }
+
+    /// Starts a command that the test ends itself, or that is killed with the home.
+    pub(crate) fn start(&mut self, mut command: Command) -> &mut Child {
+        self.children.push(command.spawn().unwrap());
+        self.children.last_mut().unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What a finished command left: status, stdout and stderr together.
+#[must_use]
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    line: String,
+}
+
+impl Ran {
+    pub(crate) fn of(mut command: Command) -> Ran {
+        let output = command.output().unwrap();
+        Ran {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            line: format!("{command:?}"),
+        }
+    }
+
+    /// Asserts success and hands back stdout.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.status, Some(0), "{self}");
+        self.stdout
+    }
+
+    /// Asserts an exit status and hands back stderr.
+    #[track_caller]
+    pub(crate) fn fails(self, status: i32) -> String {
+        assert_eq!(self.status, Some(status), "{self}");
+        self.stderr
+    }
+
+    /// The one JSON document on stdout of a successful command.
+    #[track_caller]
+    pub(crate) fn json(self) -> serde_json::Value {
+        let shown = self.to_string();
+        let value: serde_json::Value = serde_json::from_str(&self.ok()).unwrap_or_else(|e| panic!("{e}: {shown}"));
+        assert_eq!(value["v"], 1, "{shown}");
+        value
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nstatus {:?}\n--- stdout\n{}--- stderr\n{}---", self.line, self.status, self.stdout, self.stderr)
+    }
+}

@@ -1,0 +1,5 @@
+//! Command tests: one binary, so that everything is linked once. Each test has a home of its own and an empty environment.
+
+mod cli;
+mod generated;
+mod home;
