@@ -14,7 +14,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Makes a folder (and those above it that are missing) with mode 0700; an existing one must be ours alone.
 pub fn ensure_private_dir(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).doing("create the folder", path.display())?;
-    let found = fs::metadata(path).doing("look at the folder", path.display())?;
+    check_private_dir(path)
+}
+
+/// Refuses a folder that others can look into; creates nothing.
+pub fn check_private_dir(path: &Path) -> Result<()> {
+    let found = fs::metadata(path).map_err(|error| missing(path, error))?;
     refuse_looser(path, &found, 0o700)
 }
 
@@ -78,7 +83,7 @@ fn read_limited(file: File, limit: usize, path: &Path) -> Result<Zeroizing<Vec<u
 
 fn missing(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotFound {
-        return Error::new(Code::NotFound, format!("there is no file {}", path.display())).hint("check the path");
+        return Error::new(Code::NotFound, format!("there is no {}", path.display())).hint("check the path");
     }
     match Err::<(), _>(error).doing("read", path.display()) {
         Err(error) => error,

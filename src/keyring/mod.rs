@@ -1,9 +1,151 @@
 //! The operator's secrets: two seeds, the keys derived from them, and signatures made and checked with a type.
 //!
 //! Every key comes from a seed and a named purpose, so that what must be backed up is small and no key serves two jobs.
+//! At rest the seeds are one age file that any age tool opens; see [`Unlock`] for what opens it here.
 
+mod file;
 mod seed;
 mod signature;
+mod unlock;
 
+pub use file::Protection;
 pub use seed::{Purpose, Seed, x25519_public};
 pub use signature::{sign, verify};
+pub use unlock::{PassphraseFrom, Prompt, Terminal, Unlock};
+
+use crate::config::{Paths, fs};
+use crate::encoding;
+use crate::error::{Code, Error, Result};
+use ed25519_dalek::SigningKey;
+use secrecy::SecretString;
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// The opened keyring: who the operator is, and which of the operator's devices this is.
+pub struct Keyring {
+    /// The master seed, the same on every device of the operator.
+    pub identity: Seed,
+    /// This device's own seed.
+    pub device: Seed,
+}
+
+impl Keyring {
+    /// A new keyring, stored under a passphrase if `unlock` names a source for one, else under a key file. Never replaces one.
+    pub fn create(paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        fs::ensure_private_dir(&paths.data)?;
+        let _lock = lock(paths)?;
+        let file = paths.keyring_file();
+        if file.try_exists().unwrap_or(true) {
+            return Err(
+                Error::new(Code::Exists, format!("there is a keyring already: {}", file.display())).hint("portdistrict identity show")
+            );
+        }
+        let keyring = Keyring { identity: Seed::random()?, device: Seed::random()? };
+        if unlock.has_passphrase_source() {
+            file::seal_with_passphrase(&file, &keyring, &unlock.new_passphrase()?, unlock.work_factor())?;
+        } else {
+            file::seal_with_key(&file, &keyring, &unlock.key_file(paths))?;
+        }
+        Ok(keyring)
+    }
+
+    /// Opens the stored keyring.
+    pub fn open(paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        fs::check_private_dir(&paths.data).map_err(|error| missing_home(error, paths))?;
+        file::open(&paths.keyring_file(), unlock, &unlock.key_file(paths)).map_err(|error| missing_home(error, paths))
+    }
+
+    /// Whether a keyring is stored here; says nothing about whether it opens.
+    pub fn exists(paths: &Paths) -> bool {
+        paths.keyring_file().exists()
+    }
+
+    /// What opens the stored keyring: a key file or a passphrase.
+    pub fn protection(paths: &Paths) -> Result<Protection> {
+        file::protection(&paths.keyring_file()).map_err(|error| missing_home(error, paths))
+    }
+
+    /// Seals the stored keyring with a passphrase and removes the key file that `init` made.
+    ///
+    /// A key file that the user keeps elsewhere stays: it no longer opens anything, but it is not ours to delete.
+    pub fn lock_with_passphrase(&self, paths: &Paths, unlock: &Unlock, passphrase: &SecretString) -> Result<()> {
+        let _lock = lock(paths)?;
+        file::seal_with_passphrase(&paths.keyring_file(), self, passphrase, unlock.work_factor())?;
+        remove_if_there(&paths.keyring_key_file())
+    }
+
+    /// Seals the stored keyring with a key file again, made if it is missing.
+    pub fn unlock_to_keyfile(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
+        let _lock = lock(paths)?;
+        file::seal_with_key(&paths.keyring_file(), self, &unlock.key_file(paths))
+    }
+
+    /// Signs devices, grants and revocations.
+    pub fn identity_key(&self) -> SigningKey {
+        self.identity.signing_key(Purpose::IdentitySign)
+    }
+
+    /// The public identity.
+    pub fn identity_public(&self) -> [u8; 32] {
+        self.identity_key().verifying_key().to_bytes()
+    }
+
+    /// Signs this device's spans.
+    pub fn device_key(&self) -> SigningKey {
+        self.device.signing_key(Purpose::DeviceSign)
+    }
+
+    /// The public key of this device, the author of its spans.
+    pub fn device_public(&self) -> [u8; 32] {
+        self.device_key().verifying_key().to_bytes()
+    }
+
+    /// The X25519 secret this device uses towards nodes.
+    pub fn client_noise(&self) -> Zeroizing<[u8; 32]> {
+        self.device.derive(Purpose::ClientNoise)
+    }
+
+    /// The public half of [`Keyring::client_noise`].
+    pub fn client_noise_public(&self) -> [u8; 32] {
+        x25519_public(&self.client_noise())
+    }
+
+    /// The id people compare: 32 characters of the identity.
+    pub fn node_id(&self) -> String {
+        encoding::node_id(&self.identity_public())
+    }
+
+    /// The identity's signature over this device's key, which makes its spans the identity's.
+    pub fn device_certificate(&self) -> [u8; 64] {
+        sign(&self.identity_key(), DEVICE, &self.device_public())
+    }
+}
+
+/// The signature type of device certificates.
+pub const DEVICE: &str = "device";
+
+fn lock(paths: &Paths) -> Result<fs::Lock> {
+    fs::lock(&paths.data.join("keyring.lock"))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(Code::Io, format!("the keyring has its passphrase, but its old key file {} is still there", path.display()))
+                .cause(error)
+                .hint(format!("rm {}", fs::shell_quote(path))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where nothing was ever set up, the way out is `init`, not a file name.
+fn missing_home(error: Error, paths: &Paths) -> Error {
+    if error.code() != Code::NotFound {
+        return error;
+    }
+    Error::new(Code::Precondition, format!("there is no identity yet in {}", paths.home_in_use())).hint("portdistrict init")
+}
+
+#[cfg(test)]
+mod tests;

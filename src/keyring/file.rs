@@ -1,0 +1,186 @@
+//! The keyring at rest: an age file (age-encryption.org/v1) with canonical JSON inside.
+//!
+//! `{"device":…,"identity":…,"v":1}`, seeds in base64url. `age -d -i keyring.key keyring.age` prints it, so nobody
+//! depends on this program to get their keys back.
+
+use super::{Keyring, Seed, Unlock};
+use crate::config::fs;
+use crate::encoding::{base64, from_base64};
+use crate::error::{Code, Error, Result};
+use age::{DecryptError, Decryptor, scrypt, x25519};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::io::Read;
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// A keyring file is about 300 bytes; a few more recipients are fine.
+const FILE_LIMIT: usize = 64 * 1024;
+
+/// The most scrypt rounds (as a power of two) that are tried: 1 GiB of memory, about four seconds.
+const MAX_WORK_FACTOR: u8 = 20;
+
+const RESTORE: &str = "restore it from a backup";
+
+/// What opens the stored keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// A file next to it, or wherever the user keeps it.
+    KeyFile,
+    /// Something only a person knows.
+    Passphrase,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored<'a> {
+    device: &'a str,
+    identity: &'a str,
+    v: u64,
+}
+
+/// Version of the contents, read before anything else so that a newer file is not called damaged.
+#[derive(Deserialize)]
+struct Version {
+    v: u64,
+}
+
+pub(super) fn protection(path: &Path) -> Result<Protection> {
+    let bytes = load(path)?;
+    let decryptor = Decryptor::new_buffered(bytes.as_slice()).map_err(|error| damaged(path, error))?;
+    Ok(if decryptor.is_scrypt() { Protection::Passphrase } else { Protection::KeyFile })
+}
+
+pub(super) fn open(path: &Path, unlock: &Unlock, key_file: &Path) -> Result<Keyring> {
+    let bytes = load(path)?;
+    let decryptor = Decryptor::new_buffered(bytes.as_slice()).map_err(|error| damaged(path, error))?;
+    let opened = if decryptor.is_scrypt() {
+        let mut identity = scrypt::Identity::new(unlock.passphrase()?);
+        identity.set_max_work_factor(MAX_WORK_FACTOR);
+        decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).map_err(|error| passphrase_failed(path, error))
+    } else {
+        let identity = read_key(key_file)?.ok_or_else(|| no_key(path, key_file))?;
+        decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).map_err(|error| key_failed(path, key_file, error))
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(512));
+    opened?.take(FILE_LIMIT as u64).read_to_end(&mut text).map_err(|error| damaged(path, error))?;
+    parse(&text).map_err(|why| match why {
+        Some(version) => Error::new(Code::Keyring, format!("{} has version {version}, which this program does not know", path.display()))
+            .hint("upgrade portdistrict"),
+        None => Error::new(Code::Keyring, format!("{} opens, but does not hold a keyring", path.display())).hint(RESTORE),
+    })
+}
+
+pub(super) fn seal_with_passphrase(path: &Path, keyring: &Keyring, passphrase: &SecretString, work_factor: u8) -> Result<()> {
+    let mut recipient = scrypt::Recipient::new(passphrase.clone());
+    recipient.set_work_factor(work_factor);
+    let sealed = age::encrypt(&recipient, text(keyring).as_bytes()).map_err(cannot_seal)?;
+    fs::write_private(path, &sealed)
+}
+
+/// Uses the key file that is there, or makes one; the key is on the disk before anything depends on it.
+pub(super) fn seal_with_key(path: &Path, keyring: &Keyring, key_file: &Path) -> Result<()> {
+    let identity = match read_key(key_file)? {
+        Some(identity) => identity,
+        None => make_key(key_file)?,
+    };
+    let sealed = age::encrypt(&identity.to_public(), text(keyring).as_bytes()).map_err(cannot_seal)?;
+    fs::write_private(path, &sealed)
+}
+
+fn make_key(key_file: &Path) -> Result<x25519::Identity> {
+    let identity = x25519::Identity::generate();
+    let secret = identity.to_string();
+    let lines = Zeroizing::new(format!(
+        "# Opens the portdistrict keyring; keep it as secret as the keyring itself.\n# public key: {}\n{}\n",
+        identity.to_public(),
+        secret.expose_secret()
+    ));
+    fs::write_private(key_file, lines.as_bytes())?;
+    Ok(identity)
+}
+
+/// The age identity in a key file, `None` if there is no file.
+fn read_key(key_file: &Path) -> Result<Option<x25519::Identity>> {
+    let bytes = match fs::read_private(key_file, FILE_LIMIT) {
+        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        other => other?,
+    };
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let line = text.lines().map(str::trim).find(|line| line.starts_with("AGE-SECRET-KEY-1"));
+    match line.and_then(|line| line.parse().ok()) {
+        Some(identity) => Ok(Some(identity)),
+        None => {
+            Err(Error::new(Code::Keyring, format!("the key file {} holds no age key (AGE-SECRET-KEY-1…)", key_file.display()))
+                .hint(RESTORE))
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let bytes = fs::read_private(path, FILE_LIMIT)?;
+    if bytes.is_empty() {
+        return Err(Error::new(Code::Keyring, format!("{} is empty", path.display())).hint(RESTORE));
+    }
+    Ok(bytes)
+}
+
+/// The one spelling of the contents.
+fn text(keyring: &Keyring) -> Zeroizing<String> {
+    let device = Zeroizing::new(base64(keyring.device.expose()));
+    let identity = Zeroizing::new(base64(keyring.identity.expose()));
+    Zeroizing::new(format!(r#"{{"device":"{}","identity":"{}","v":1}}"#, *device, *identity))
+}
+
+/// Reads the contents; the error carries the version if that is what is wrong.
+fn parse(bytes: &[u8]) -> Result<Keyring, Option<u64>> {
+    let Version { v } = serde_json::from_slice(bytes).map_err(|_| None)?;
+    if v != 1 {
+        return Err(Some(v));
+    }
+    let stored: Stored<'_> = serde_json::from_slice(bytes).map_err(|_| None)?;
+    let seed = |text: &str| {
+        let bytes = Zeroizing::new(from_base64(text).ok_or(None)?);
+        bytes.as_slice().try_into().map(Seed::from_bytes).map_err(|_| None)
+    };
+    let keyring = Keyring { identity: seed(stored.identity)?, device: seed(stored.device)? };
+    if stored.v != 1 || text(&keyring).as_bytes() != bytes { Err(None) } else { Ok(keyring) }
+}
+
+fn damaged(path: &Path, cause: impl std::error::Error) -> Error {
+    Error::new(Code::Keyring, format!("{} is damaged", path.display())).cause(cause).hint(RESTORE)
+}
+
+fn passphrase_failed(path: &Path, error: DecryptError) -> Error {
+    match error {
+        DecryptError::ExcessiveWork { required, .. } => Error::new(
+            Code::Keyring,
+            format!("{} asks for 2^{required} rounds of scrypt, more than the 2^{MAX_WORK_FACTOR} allowed", path.display()),
+        )
+        .hint("if you made it so, open it with `age -d` and seal it again with `age -p`; otherwise restore it from a backup"),
+        DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed | DecryptError::NoMatchingKeys => {
+            Error::new(Code::Keyring, format!("the passphrase does not open {}", path.display()))
+                .hint("try again; case and keyboard layout matter")
+        }
+        other => damaged(path, other),
+    }
+}
+
+fn key_failed(path: &Path, key_file: &Path, error: DecryptError) -> Error {
+    match error {
+        DecryptError::NoMatchingKeys | DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => {
+            Error::new(Code::Keyring, format!("the key file {} does not open {}", key_file.display(), path.display()))
+                .hint("name the right one with PORTDISTRICT_KEYRING_KEY_FILE=FILE, or restore both from one backup")
+        }
+        other => damaged(path, other),
+    }
+}
+
+fn no_key(path: &Path, key_file: &Path) -> Error {
+    Error::new(Code::Keyring, format!("the key file {} that opens {} is missing", key_file.display(), path.display()))
+        .hint("restore it from a backup, or say where it is with PORTDISTRICT_KEYRING_KEY_FILE=FILE")
+}
+
+fn cannot_seal(cause: age::EncryptError) -> Error {
+    Error::new(Code::Keyring, "cannot seal the keyring").cause(cause).hint("run `portdistrict doctor`")
+}
