@@ -2,4 +2,7 @@
 //!
 //! A node never prompts, never reads the operator's home and needs nothing from the machine but a state folder.
 
+pub mod config;
 pub mod egress;
+pub mod log;
+pub mod resolve;
