@@ -6,3 +6,4 @@ pub mod config;
 pub mod egress;
 pub mod log;
 pub mod resolve;
+pub mod state;

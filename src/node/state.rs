@@ -1,0 +1,316 @@
+//! What a node must not forget, in one SQLite file: its seed, its owner, who holds which grant, and what was taken back.
+//!
+//! Everything that is answered for (a claim, a binding, a revocation) is committed with `synchronous=FULL` before the
+//! answer leaves; after a crash at any moment the answer that somebody saw still holds. Usage is counted in memory and
+//! written now and then: losing seconds of it costs nobody anything.
+
+use crate::config::fs;
+use crate::error::{Code, Error, Result};
+use crate::keyring::Seed;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Steps from one schema to the next; a step is never changed once released.
+const SCHEMA: [&str; 1] = ["
+    CREATE TABLE node (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        seed BLOB NOT NULL CHECK (length(seed) = 32),
+        owner BLOB CHECK (length(owner) = 32),
+        claimed_at INTEGER,
+        allow TEXT
+    ) STRICT;
+    CREATE TABLE bindings (
+        grant_id BLOB NOT NULL CHECK (length(grant_id) = 8),
+        device BLOB NOT NULL CHECK (length(device) = 32),
+        once INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (grant_id, device)
+    ) STRICT, WITHOUT ROWID;
+    -- The database itself knows that a grant of mode `once` has one device.
+    CREATE UNIQUE INDEX one_device ON bindings (grant_id) WHERE once = 1;
+    CREATE TABLE revocations (
+        target BLOB PRIMARY KEY,
+        at INTEGER NOT NULL,
+        signed BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage (
+        grant_id BLOB PRIMARY KEY CHECK (length(grant_id) = 8),
+        up INTEGER NOT NULL,
+        down INTEGER NOT NULL,
+        last_used INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE reuse (
+        grant_id BLOB PRIMARY KEY CHECK (length(grant_id) = 8),
+        count INTEGER NOT NULL,
+        last_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// A grant's id.
+pub type GrantId = [u8; 8];
+
+/// Outcome of binding a grant to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// It belongs to this device from now on.
+    Now,
+    /// It did already.
+    Before,
+    /// It belongs to another device, or to as many as it may.
+    Elsewhere,
+}
+
+/// Outcome of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The node has this owner from now on.
+    Now,
+    /// It had this owner before.
+    Before,
+    /// It has another owner.
+    ByAnother,
+}
+
+/// What is remembered of one grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Devices it is bound to, the first one first.
+    pub bound: Vec<[u8; 32]>,
+    /// Bytes from the guest to destinations.
+    pub up: u64,
+    /// Bytes from destinations to the guest.
+    pub down: u64,
+    /// Unix seconds of the last use.
+    pub last_used: Option<u64>,
+    /// Uses by others after it was bound.
+    pub reuse: u64,
+    /// Unix seconds of the last of these.
+    pub last_reuse: Option<u64>,
+}
+
+/// Everything that deciding needs, read once at start.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The owner's identity key.
+    pub owner: Option<[u8; 32]>,
+    /// The allow-list, where the owner has replaced that of the configuration.
+    pub allow: Option<Vec<String>>,
+    /// Grants that were ever used here.
+    pub grants: HashMap<GrantId, Record>,
+    /// Grant ids (8 bytes) and subject keys (32 bytes) that were taken back.
+    pub revoked: Vec<Vec<u8>>,
+}
+
+/// The node's memory. One process holds it at a time.
+pub struct State {
+    db: Mutex<Connection>,
+    path: PathBuf,
+    _lock: fs::Lock,
+}
+
+impl State {
+    /// Opens or makes `node.db` in a folder that is made with mode 0700 if missing.
+    pub fn open(dir: &Path) -> Result<State> {
+        fs::ensure_private_dir(dir)?;
+        let lock = fs::try_lock(&dir.join("node.lock"))?.ok_or_else(|| {
+            Error::new(Code::Exists, format!("another node runs in {}", dir.display()))
+                .hint("give this one a `state_dir` of its own, or stop the other one first")
+        })?;
+        let path = dir.join("node.db");
+        // Born private, in a folder that is checked above; SQLite gives its other files the same mode.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|error| {
+            Error::new(Code::Io, format!("cannot open {}", path.display()))
+                .cause(error)
+                .hint("a node needs a folder that it can write to, with some space")
+        })?;
+        let db = Connection::open(&path).map_err(|error| failed(&path, error))?;
+        let mut state = State { db: Mutex::new(db), path, _lock: lock };
+        state.prepare()?;
+        Ok(state)
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let path = self.path.clone();
+        let db = self.db.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let wrap = |error| failed(&path, error);
+        db.busy_timeout(Duration::from_secs(5)).map_err(wrap)?;
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(wrap)?;
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
+        let version: u32 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;
+        let version = version as usize;
+        if version > SCHEMA.len() {
+            return Err(
+                Error::new(Code::Precondition, format!("{} was written by a newer version", path.display())).hint("portdistrict update")
+            );
+        }
+        for step in &SCHEMA[version..] {
+            tx.execute_batch(step).map_err(wrap)?;
+        }
+        tx.pragma_update(None, "user_version", SCHEMA.len() as u32).map_err(wrap)?;
+        let known: bool = tx.query_row("SELECT EXISTS (SELECT 1 FROM node)", [], |row| row.get(0)).map_err(wrap)?;
+        if !known {
+            tx.execute("INSERT INTO node (one, seed) VALUES (1, ?1)", params![Seed::random()?.expose()]).map_err(wrap)?;
+        }
+        tx.commit().map_err(wrap)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One durable transaction; nothing of it remains if `work` fails.
+    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+        let mut db = self.lock();
+        let run = || {
+            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let out = work(&tx)?;
+            tx.commit()?;
+            Ok(out)
+        };
+        run().map_err(|error| failed(&self.path, error))
+    }
+
+    /// The node's own seed, random, made at the first start.
+    pub fn seed(&self) -> Result<Seed> {
+        let bytes: [u8; 32] =
+            self.lock().query_row("SELECT seed FROM node", [], |row| row.get(0)).map_err(|error| failed(&self.path, error))?;
+        Ok(Seed::from_bytes(&bytes))
+    }
+
+    /// All that deciding needs.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let db = self.lock();
+        read_snapshot(&db).map_err(|error| failed(&self.path, error))
+    }
+
+    /// Takes an owner if there is none.
+    pub fn claim(&self, owner: &[u8; 32], at: u64) -> Result<Claimed> {
+        self.write(|tx| {
+            let known: Option<[u8; 32]> = tx.query_row("SELECT owner FROM node", [], |row| row.get(0))?;
+            if let Some(known) = known {
+                return Ok(if known == *owner { Claimed::Before } else { Claimed::ByAnother });
+            }
+            tx.execute("UPDATE node SET owner = ?1, claimed_at = ?2", params![owner, clamp(at)])?;
+            Ok(Claimed::Now)
+        })
+    }
+
+    /// Binds a grant to a device, at most `devices` of them; one, and no other ever, where the grant's mode is `once`.
+    pub fn bind(&self, grant: &GrantId, device: &[u8; 32], once: bool, devices: usize, at: u64) -> Result<Bound> {
+        self.write(|tx| {
+            let mut held = tx.prepare_cached("SELECT device FROM bindings WHERE grant_id = ?1")?;
+            let held: Vec<[u8; 32]> = held.query_map([grant], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            if held.contains(device) {
+                return Ok(Bound::Before);
+            }
+            if held.len() >= if once { 1 } else { devices } {
+                return Ok(Bound::Elsewhere);
+            }
+            tx.execute(
+                "INSERT INTO bindings (grant_id, device, once, at) VALUES (?1, ?2, ?3, ?4)",
+                params![grant, device, once, clamp(at)],
+            )?;
+            Ok(Bound::Now)
+        })
+    }
+
+    /// Remembers revocations for ever: target (grant id or subject key), time, signed bytes.
+    pub fn revoke(&self, list: &[(Vec<u8>, u64, Vec<u8>)]) -> Result<()> {
+        self.write(|tx| {
+            let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO revocations (target, at, signed) VALUES (?1, ?2, ?3)")?;
+            list.iter().try_for_each(|(target, at, signed)| insert.execute(params![target, clamp(*at), signed]).map(drop))
+        })
+    }
+
+    /// Counts a use by somebody else than the one to whom the grant is bound.
+    pub fn note_reuse(&self, grant: &GrantId, at: u64) -> Result<()> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO reuse (grant_id, count, last_at) VALUES (?1, 1, ?2)
+                 ON CONFLICT (grant_id) DO UPDATE SET count = count + 1, last_at = max(last_at, excluded.last_at)",
+                params![grant, clamp(at)],
+            )
+            .map(drop)
+        })
+    }
+
+    /// Writes how much was used, as totals.
+    pub fn save_usage(&self, list: &[(GrantId, Record)]) -> Result<()> {
+        self.write(|tx| {
+            let mut upsert = tx.prepare_cached(
+                "INSERT INTO usage (grant_id, up, down, last_used) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (grant_id) DO UPDATE SET up = excluded.up, down = excluded.down, last_used = excluded.last_used",
+            )?;
+            list.iter().try_for_each(|(id, used)| {
+                let (up, down) = (clamp(used.up), clamp(used.down));
+                upsert.execute(params![id, up, down, used.last_used.map(clamp)]).map(drop)
+            })
+        })
+    }
+
+    /// Replaces the allow-list of the configuration, over restarts too.
+    pub fn set_allow(&self, rules: &[String]) -> Result<()> {
+        let text = serde_json::to_string(rules).map_err(|error| Error::new(Code::Failed, "cannot write the allow-list").cause(error))?;
+        self.write(|tx| tx.execute("UPDATE node SET allow = ?1", [text]).map(drop))
+    }
+}
+
+/// SQLite's integers are signed.
+fn clamp(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn unsigned(n: i64) -> u64 {
+    n.try_into().unwrap_or(0)
+}
+
+fn read_snapshot(db: &Connection) -> rusqlite::Result<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    let allow: Option<String>;
+    (snapshot.owner, allow) = db.query_row("SELECT owner, allow FROM node", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    snapshot.allow = allow.and_then(|text| serde_json::from_str(&text).ok());
+    let mut rows = db.prepare("SELECT grant_id, device FROM bindings ORDER BY at, device")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?)))? {
+        let (id, device) = row?;
+        snapshot.grants.entry(id).or_default().bound.push(device);
+    }
+    let mut rows = db.prepare("SELECT grant_id, up, down, last_used FROM usage")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?, row.get(2)?, row.get::<_, Option<i64>>(3)?)))? {
+        let (id, up, down, last_used) = row?;
+        let record = snapshot.grants.entry(id).or_default();
+        (record.up, record.down, record.last_used) = (unsigned(up), unsigned(down), last_used.map(unsigned));
+    }
+    let mut rows = db.prepare("SELECT grant_id, count, last_at FROM reuse")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?, row.get(2)?)))? {
+        let (id, count, at) = row?;
+        let record = snapshot.grants.entry(id).or_default();
+        (record.reuse, record.last_reuse) = (unsigned(count), Some(unsigned(at)));
+    }
+    let mut rows = db.prepare("SELECT target FROM revocations")?;
+    snapshot.revoked = rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(snapshot)
+}
+
+fn failed(path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "free some space on the node's disk",
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "a node needs a folder that it can write to; check its owner and mode"
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "the file is damaged: restore it from a backup, or move it away and deploy the machine again"
+        }
+        _ => "restart the node; if it stays, move the file away and deploy the machine again",
+    };
+    Error::new(Code::Io, format!("cannot use the node's memory {}", path.display())).cause(error).hint(hint)
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
