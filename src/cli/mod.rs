@@ -98,10 +98,9 @@ pub(crate) struct Call {
 impl Call {
     /// Runs asynchronous work to its end, to `--timeout` or to Ctrl-C; dropping the work is what cleans up.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("raise the limit of open files: ulimit -n 1024"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
+            Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("raise the limit of open files: ulimit -n 1024")
+        })?;
         runtime.block_on(async {
             let limit = self.global.timeout.unwrap_or(Duration::MAX);
             tokio::select! {
@@ -119,7 +118,8 @@ impl Call {
 
 fn timed_out(limit: Duration) -> Error {
     let text = crate::config::time::duration(limit.as_secs());
-    Error::new(Code::TimedOut, format!("not done after {text}, the time that --timeout allows")).hint("allow more, for example --timeout 5m")
+    Error::new(Code::TimedOut, format!("not done after {text}, the time that --timeout allows"))
+        .hint("allow more, for example --timeout 5m")
 }
 
 /// Ends when the user or the system asks the program to end.

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn flags_for_the_looks_count_even_on_a_bad_line() {
-        let words: Vec<OsString> = ["portdistrict", "nonsense", "--json", "--color", "never", "--", "--color=always"].map(OsString::from).into();
+        let words: Vec<OsString> =
+            ["portdistrict", "nonsense", "--json", "--color", "never", "--", "--color=always"].map(OsString::from).into();
         let choice = early(&words);
         assert!(choice.json);
         assert_eq!(choice.color, Color::Never);

@@ -5,5 +5,4 @@
 pub mod config;
 pub mod egress;
 pub mod log;
-pub mod resolve;
 pub mod state;

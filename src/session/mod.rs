@@ -5,6 +5,7 @@
 
 pub mod messages;
 
+mod control_client;
 mod cover;
 mod frame;
 mod handshake;
@@ -16,6 +17,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use control_client::ControlClient;
 pub use cover::CoverKey;
 pub use handshake::{AcceptError, Acceptor, ConnectError, Incoming, Request, STEP_TIMEOUT, bootstrap, connect};
 pub use mux::Session;

@@ -1,0 +1,10 @@
+//! The friend's side of an exit, and the making of invites.
+//!
+//! `way` knows how to reach a node, `tunnel` keeps a session to it, `proxy` offers it to local programs; `invite`,
+//! `accept`, `try_`, `connect` and `grants` are the acts that people know.
+
+pub mod guard;
+pub mod health;
+pub mod proxy;
+pub mod tunnel;
+pub mod way;

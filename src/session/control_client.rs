@@ -1,0 +1,91 @@
+//! The owner's requests to a node, each on a stream of its own.
+
+use super::Session;
+use super::messages::{
+    ControlRequest, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
+};
+use crate::error::{Code, Error, Result};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+/// Time for one answer; `logs` may wait longer on purpose.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Speaks to a node over a session that was opened with an owner's grant.
+#[derive(Clone, Debug)]
+pub struct ControlClient {
+    session: Session,
+}
+
+impl ControlClient {
+    /// Uses a session; the node checks on each request that it is the owner's.
+    pub fn new(session: Session) -> Self {
+        ControlClient { session }
+    }
+
+    /// How the node is.
+    pub async fn status(&self) -> Result<Status> {
+        self.ask(&ControlRequest::Status).await
+    }
+
+    /// The node's evidence.
+    pub async fn evidence(&self) -> Result<EvidenceReply> {
+        self.ask(&ControlRequest::Evidence).await
+    }
+
+    /// Hands over signed revocations; live sessions of theirs end.
+    pub async fn revoke(&self, revocations: Vec<Vec<u8>>) -> Result<Revoked> {
+        self.ask(&ControlRequest::Revoke(revocations)).await
+    }
+
+    /// Reads the allow list, or replaces it.
+    pub async fn policy(&self, allow: Option<Vec<String>>) -> Result<PolicyReply> {
+        self.ask(&ControlRequest::Policy(allow)).await
+    }
+
+    /// Log lines after a position; waits up to `request.wait` seconds for new ones.
+    pub async fn logs(&self, request: LogsRequest) -> Result<LogsReply> {
+        self.ask(&ControlRequest::Logs(request)).await
+    }
+
+    /// Takes no new sessions and ends when the last one has ended.
+    pub async fn drain(&self) -> Result<Nothing> {
+        self.ask(&ControlRequest::Drain).await
+    }
+
+    /// Ends now.
+    pub async fn stop(&self) -> Result<Nothing> {
+        self.ask(&ControlRequest::Stop).await
+    }
+
+    /// Ends the session.
+    pub fn close(&self) {
+        self.session.close();
+    }
+
+    async fn ask<T: Message>(&self, request: &ControlRequest) -> Result<T> {
+        let extra = match request {
+            ControlRequest::Logs(logs) => Duration::from_secs(logs.wait),
+            _ => Duration::ZERO,
+        };
+        let exchange = async {
+            let mut stream = self.session.open(&request.first_bytes()).await?;
+            stream.shutdown().await?;
+            read_reply(&mut stream).await
+        };
+        let hint = "see what the node says: portdistrict machine logs";
+        let bytes = tokio::time::timeout(ANSWER_TIMEOUT + extra, exchange)
+            .await
+            .map_err(|_| Error::new(Code::TimedOut, "the node did not answer in time").hint(hint))?
+            .map_err(|e| Error::new(Code::Unreachable, "the node ended the conversation").cause(e).hint(hint))?;
+        match Reply::<T>::decode(&bytes) {
+            Ok(Reply::Done(answer)) => Ok(answer),
+            Ok(Reply::Failed { code, text }) => {
+                Err(Error::new(Code::Refused, format!("the node refuses: {text}")).because(code).hint(hint))
+            }
+            Err(error) => Err(Error::new(Code::Protocol, "the node's answer cannot be read")
+                .cause(error)
+                .hint("the node may run another version; deploy it again")),
+        }
+    }
+}
