@@ -1,12 +1,24 @@
-//! The signed things that travel: identity, grant, invite, revocation.
+//! The signed things that travel between people: identity, invite, grant, revocation, and the text they travel as.
+//!
+//! A signature is checked over the bytes that were received, which every signed type keeps beside what it read
+//! from them. `docs/protocol.md`, "Tokens and blobs", says all of it for another implementation.
 
-/// What a grant allows in all; `None` means no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes in both directions together.
-    pub bytes: Option<u64>,
-    /// Bits a second, each direction.
-    pub bits_per_second: Option<u64>,
-    /// Streams open at once.
-    pub streams: Option<u32>,
-}
+pub mod base45;
+pub mod blob;
+mod grant;
+mod identity;
+mod invite;
+mod revocation;
+mod secret;
+mod signed;
+#[cfg(test)]
+mod tests;
+
+pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
+pub use identity::{Identity, SignedIdentity};
+pub use invite::{DIRECT_BLOB_LIMIT, Invite, Transport};
+pub use revocation::{Revocation, SignedRevocation, Target};
+pub use secret::Secret16;
+
+/// The last second of the year 9999: nothing later can be shown as a date, so nothing later is accepted.
+pub(crate) const LATEST: u64 = 253_402_300_799;

@@ -131,7 +131,7 @@ impl Refusal {
             Refusal::LimitReached => "ask the owner for more, or close connections that you no longer need",
             Refusal::NotClaimed => "ask the owner to run `portdistrict machine claim`, then try again",
             Refusal::Busy => "try again in a minute",
-            Refusal::UpgradeRequired => "run `portdistrict update`, and ask the owner to do the same",
+            Refusal::UpgradeRequired => "upgrade portdistrict on this computer, and ask the owner to do the same",
         }
     }
 
