@@ -123,7 +123,8 @@ fn noise(
     entropy: &Entropy,
     initiator: bool,
 ) -> Result<HandshakeState, snow::Error> {
-    let mut builder = Builder::new(pattern.parse()?).prologue(prologue)?.local_private_key(secret)?;
+    let mut builder =
+        Builder::with_resolver(pattern.parse()?, super::resolver::resolver()).prologue(prologue)?.local_private_key(secret)?;
     if let Some(remote) = remote {
         builder = builder.remote_public_key(remote)?;
     }

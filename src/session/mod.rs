@@ -12,6 +12,7 @@ mod handshake;
 mod mux;
 mod relay;
 mod replay;
+mod resolver;
 mod stream;
 
 #[cfg(test)]
