@@ -1,7 +1,7 @@
 //! Blobs: `portdistrict-TYPE1:` and base64url, the form in which signed things travel through chats and mails.
 //!
 //! Inside the base64url stand the length, a checksum and the CBOR. With them the reader knows where a blob ends among
-//! other words, and can tell one that was cut short from one in which a letter changed. The checksum is against accidents
+//! other words, and can tell one that was cut short from one in which a letter changed. That is against accidents
 //! alone; against people there are signatures.
 
 use super::base45;
@@ -17,8 +17,10 @@ pub const MAX_TEXT: usize = 64 * 1024;
 
 const START: &str = "portdistrict-";
 const VERSION: &str = "1";
-/// Length (2 bytes, big-endian) and checksum (4 bytes) in front of the content.
+/// Length (2 bytes, big-endian), a check of the length (1 byte) and a checksum (3 bytes) in front of the content.
 const HEAD: usize = 6;
+/// The letters in which the length and its check stand, and nothing else.
+const LENGTH_LETTERS: usize = 4;
 
 /// What a blob holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +210,11 @@ pub fn read_one_of(expected: &[Type], text: &str) -> Result<(Type, Vec<u8>), Blo
         return Err(BlobError::Empty);
     }
     let mut found = Vec::new();
-    let starts = starts(&letters);
+    let mut starts = starts(&letters);
+    // A first word cut off at the end counts only where there is nothing better.
+    if starts.len() > 1 {
+        starts.retain(|start| start.body.is_some());
+    }
     for (n, start) in starts.iter().enumerate() {
         let end = starts.get(n + 1).map_or(letters.len(), |next| next.at);
         let blob = read_at(start, expected, &letters[..end], text);
@@ -226,12 +232,23 @@ pub fn read_one_of(expected: &[Type], text: &str) -> Result<(Type, Vec<u8>), Blo
 
 fn framed(typ: Type, content: &[u8]) -> Vec<u8> {
     assert!(content.len() <= MAX_CONTENT, "every token type has a limit below that of blobs");
-    // Below 4096 the first six bits are zero: the letter after the colon is `A`, which no chat turns into a face.
-    let length = (content.len() as u16).to_be_bytes();
-    [&length[..], &checksum(typ, content), content].concat()
+    [&length_field(content.len())[..], &checksum(typ, content), content].concat()
 }
 
-fn checksum(typ: Type, content: &[u8]) -> [u8; 4] {
+/// The check byte is such that no change of one base64 letter leaves it right, so a changed length is never taken for
+/// a missing end. The first letter is `A` for every length in use: no chat program turns `:A` into a face.
+fn length_field(length: usize) -> [u8; 3] {
+    let [high, low] = (length as u16).to_be_bytes();
+    [high, low, low ^ high.rotate_left(2)]
+}
+
+/// The length of the content; `None` if it is none that is ever written.
+fn declared(head: &[u8]) -> Option<usize> {
+    let length = usize::from(u16::from_be_bytes([*head.first()?, *head.get(1)?]));
+    (length <= MAX_CONTENT && head.get(..3)? == length_field(length)).then_some(length)
+}
+
+fn checksum(typ: Type, content: &[u8]) -> [u8; 3] {
     let mut hasher = blake3::Hasher::new_derive_key("portdistrict v1 blob-checksum");
     hasher.update(typ.as_str().as_bytes()).update(b"\n").update(content);
     let hash = hasher.finalize();
@@ -306,7 +323,8 @@ fn start_at(letters: &[Letter], at: usize) -> Option<Start> {
     let version: String = rest[after_name..].iter().take_while(|l| l.c.is_ascii_digit()).map(|l| l.c).take(8).collect();
     let colon = after_name + version.len();
     match rest.get(colon) {
-        None => Some(Start { at, body: None, name, version, capitals }),
+        // The text ends here: words like `portdistrict-home` are no blob.
+        None => Type::ALL.iter().any(|t| t.as_str().starts_with(&name)).then_some(Start { at, body: None, name, version, capitals }),
         Some(l) if l.c == ':' && !name.is_empty() && !version.is_empty() => {
             Some(Start { at, body: Some(at + colon + 1), name, version, capitals })
         }
@@ -344,11 +362,12 @@ fn read_base64(typ: Type, letters: &[Letter]) -> Result<Vec<u8>, BlobError> {
 }
 
 fn collect_base64(typ: Type, letters: &[Letter], em_dash: &str) -> Result<Vec<u8>, BlobError> {
+    let damaged = Err(BlobError::Damaged(Kind(Some(typ))));
     let mut body = String::new();
-    let mut wanted = usize::MAX;
+    let mut wanted = None;
     let mut rest = letters.iter();
     let mut stopped = None;
-    while body.len() < wanted {
+    while wanted.is_none_or(|wanted| body.len() < wanted) {
         match rest.next() {
             Some(l) if is_base64(l.c) => body.push(l.c),
             Some(l) if matches!(l.c, '\u{2014}' | '\u{2015}') => body.push_str(em_dash),
@@ -358,84 +377,58 @@ fn collect_base64(typ: Type, letters: &[Letter], em_dash: &str) -> Result<Vec<u8
                 break;
             }
         }
-        if body.len() == 8 {
-            wanted = BASE64URL_NOPAD.encode_len(HEAD + declared(&BASE64URL_NOPAD.decode(body.as_bytes()).unwrap_or_default()));
+        if wanted.is_none() && body.len() >= LENGTH_LETTERS {
+            let head = BASE64URL_NOPAD.decode(&body.as_bytes()[..LENGTH_LETTERS]).unwrap_or_default();
+            let Some(length) = declared(&head) else { return damaged };
+            wanted = Some(BASE64URL_NOPAD.encode_len(HEAD + length));
         }
     }
-    let next = rest.next();
-    let goes_on = next.is_some_and(|l| !l.gap && (is_base64(l.c) || is_dash(l.c)));
-    if body.len() >= wanted {
-        let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).unwrap_or_default();
-        return if goes_on { Err(BlobError::Damaged(Kind(Some(typ)))) } else { checked(typ, &bytes) };
+    let goes_on = rest.next().is_some_and(|l| !l.gap && (is_base64(l.c) || is_dash(l.c)));
+    if wanted.is_some_and(|wanted| body.len() >= wanted) {
+        return if goes_on { damaged } else { checked(typ, &BASE64URL_NOPAD.decode(body.as_bytes()).unwrap_or_default()) };
     }
     // A strange letter in the middle of others was changed; anything else after it is the words that follow.
-    let changed = stopped.is_some_and(|l| !l.gap && l.c != '…') && goes_on;
-    if changed { Err(BlobError::Damaged(Kind(Some(typ)))) } else { Err(cut_or_damaged(typ, &whole_bytes(&body))) }
+    if goes_on && stopped.is_some_and(|l| !l.gap && l.c != '…') { damaged } else { Err(BlobError::Truncated(Kind(Some(typ)))) }
 }
 
 fn is_base64(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// As many whole bytes as the letters hold.
-fn whole_bytes(body: &str) -> Vec<u8> {
-    let whole = if body.len() % 4 == 1 { body.len() - 1 } else { body.len() };
-    BASE64URL_NOPAD.decode(&body.as_bytes()[..whole]).unwrap_or_default()
-}
-
 /// Base45 has the space in its alphabet, so only line breaks and invisible characters are noise.
 fn read_base45(typ: Type, text: &str) -> Result<Vec<u8>, BlobError> {
+    let damaged = Err(BlobError::Damaged(Kind(Some(typ))));
     let mut body = String::new();
-    let mut wanted = usize::MAX;
-    let mut rest = text.chars().filter(|c| !matches!(c, '\r' | '\n') && !is_invisible(*c));
+    let mut wanted = None;
     let mut goes_on = false;
-    for c in rest.by_ref() {
-        if body.len() == wanted || !base45::has(c) {
+    for c in text.chars().filter(|c| !matches!(c, '\r' | '\n') && !is_invisible(*c)) {
+        if wanted == Some(body.len()) || !base45::has(c) {
             goes_on = base45::has(c) && c != ' ';
             break;
         }
         body.push(c);
-        if body.len() == 9 {
-            wanted = base45::encoded_len(HEAD + declared(&base45::decode(&body).unwrap_or_default()));
+        if body.len() == base45::encoded_len(4) {
+            let Some(length) = declared(&base45::decode(&body).unwrap_or_default()) else { return damaged };
+            wanted = Some(base45::encoded_len(HEAD + length));
         }
     }
-    // Spaces at the very end are lost on nearly every way.
-    while body.len() < wanted && wanted - body.len() <= 2 {
-        body.push(' ');
+    let missing = wanted.map_or(usize::MAX, |wanted| wanted - body.len());
+    match missing {
+        0 if goes_on => return damaged,
+        // Spaces at the very end are lost on nearly every way.
+        0..=2 => body.push_str(&"  "[..missing]),
+        _ => return Err(BlobError::Truncated(Kind(Some(typ)))),
     }
-    match base45::decode(&body) {
-        Some(_) if goes_on => Err(BlobError::Damaged(Kind(Some(typ)))),
-        Some(bytes) => checked(typ, &bytes),
-        None if body.len() < wanted => Err(BlobError::Truncated(Kind(Some(typ)))),
-        None => Err(BlobError::Damaged(Kind(Some(typ)))),
-    }
-}
-
-/// The length in the head; 0 if it is none that is ever written, so that the reader ends at once.
-fn declared(head: &[u8]) -> usize {
-    match head {
-        [a, b, ..] => Some(usize::from(u16::from_be_bytes([*a, *b]))).filter(|n| *n <= MAX_CONTENT).unwrap_or(0),
-        _ => 0,
+    match checked(typ, &base45::decode(&body).unwrap_or_default()) {
+        Err(_) if missing > 0 => Err(BlobError::Truncated(Kind(Some(typ)))),
+        result => result,
     }
 }
 
+/// The content of a blob that is as long as it says, if the checksum holds.
 fn checked(typ: Type, bytes: &[u8]) -> Result<Vec<u8>, BlobError> {
     match bytes.split_at_checked(HEAD) {
-        Some((head, content)) if bytes[..2] == (content.len() as u16).to_be_bytes() && head[2..] == checksum(typ, content) => {
-            Ok(content.to_vec())
-        }
-        _ => Err(cut_or_damaged(typ, bytes)),
+        Some((head, content)) if declared(head) == Some(content.len()) && head[3..] == checksum(typ, content) => Ok(content.to_vec()),
+        _ => Err(BlobError::Damaged(Kind(Some(typ)))),
     }
-}
-
-/// Shorter than its head says means cut, unless the checksum holds: then it was the head that changed.
-fn cut_or_damaged(typ: Type, bytes: &[u8]) -> BlobError {
-    let damaged = match bytes.split_at_checked(HEAD) {
-        Some((head, content)) => {
-            let declared = usize::from(u16::from_be_bytes([head[0], head[1]]));
-            content.len() >= declared || declared > MAX_CONTENT || head[2..] == checksum(typ, content)
-        }
-        None => false,
-    };
-    if damaged { BlobError::Damaged(Kind(Some(typ))) } else { BlobError::Truncated(Kind(Some(typ))) }
 }

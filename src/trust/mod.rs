@@ -2,6 +2,8 @@
 
 mod authorize;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use authorize::{Admission, Decision, Facts, Request, authorize};
 pub use refusal::{Refusal, UnknownRefusal};

@@ -2,6 +2,7 @@
 //!
 //! The node's log and the friend's screen name the same code, so the two can talk about it (PD-EX7).
 
+use crate::encoding::cbor::CborError;
 use crate::error::{Code, Error};
 use std::fmt;
 use std::str::FromStr;
@@ -76,6 +77,14 @@ impl Refusal {
             Refusal::NotClaimed => "not-claimed",
             Refusal::Busy => "busy",
             Refusal::UpgradeRequired => "upgrade-required",
+        }
+    }
+
+    /// The answer to a grant that could not even be read: newer than this node, or not what anybody signed.
+    pub fn of_unreadable_grant(error: &CborError) -> Refusal {
+        match error {
+            CborError::Unknown(_) => Refusal::UpgradeRequired,
+            CborError::TooLong(_) | CborError::Malformed | CborError::NotCanonical | CborError::Field(_) => Refusal::GrantSignature,
         }
     }
 

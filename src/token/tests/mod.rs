@@ -1,5 +1,9 @@
 //! Tests of the tokens together: round trips, sizes, damage.
 
+mod damage;
+mod properties;
+mod vectors;
+
 use super::blob::{self, BlobError, Type};
 use super::*;
 use crate::encoding::cbor::{CborError, Map};
@@ -11,7 +15,7 @@ pub(crate) fn owner() -> SigningKey {
 
 pub(crate) const NODE: [u8; 32] = [2; 32];
 
-fn secret() -> Secret16 {
+pub(crate) fn secret() -> Secret16 {
     Secret16::from_bytes([3; 16])
 }
 
