@@ -4,5 +4,8 @@
 
 pub mod config;
 pub mod egress;
+pub mod gate;
 pub mod log;
+pub mod meter;
+pub mod ready;
 pub mod state;
