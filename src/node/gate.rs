@@ -292,13 +292,8 @@ impl Gate {
     fn judge(self: &Arc<Self>, asking: &Asking) -> Judged {
         loop {
             let (facts, generation) = self.facts(asking);
-            let request = Request {
-                client: asking.client,
-                grant: &asking.signed,
-                bind: asking.bind,
-                now: asking.now,
-                this_node: self.node,
-            };
+            let request =
+                Request { client: asking.client, grant: &asking.signed, bind: asking.bind, now: asking.now, this_node: self.node };
             // A signature is verified in here, hence not under the lock.
             let admission = match authorize(&request, &facts) {
                 Decision::Admit(admission) => admission,
@@ -386,10 +381,8 @@ impl Gate {
     /// Puts revocations in force that were verified: on disk, in memory, and for the sessions that are open. Returns how
     /// many of these were closed.
     pub fn revoke(&self, list: &[SignedRevocation]) -> Result<usize> {
-        let targets: Vec<(Vec<u8>, u64, Vec<u8>)> = list
-            .iter()
-            .map(|signed| (target_bytes(&signed.revocation().target), signed.revocation().at, signed.encode()))
-            .collect();
+        let targets: Vec<(Vec<u8>, u64, Vec<u8>)> =
+            list.iter().map(|signed| (target_bytes(&signed.revocation().target), signed.revocation().at, signed.encode())).collect();
         self.state.revoke(&targets)?;
         let mut closed = 0;
         let mut inner = self.lock();

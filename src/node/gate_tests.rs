@@ -124,7 +124,9 @@ async fn of_fifty_racers_exactly_one_wins() {
     let racers: Vec<_> = (0..50u8)
         .map(|n| {
             let gate = gate.clone();
-            tokio::spawn(async move { gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some([n + 100; 32])), now_s()).await.map(|a| (n, a)) })
+            tokio::spawn(
+                async move { gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some([n + 100; 32])), now_s()).await.map(|a| (n, a)) },
+            )
         })
         .collect();
     let mut winners = Vec::new();
