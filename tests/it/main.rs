@@ -3,3 +3,4 @@
 mod cli;
 mod generated;
 mod home;
+mod ndpi;
