@@ -82,14 +82,15 @@ fn ndpi_names_none_of_a_thousand_flows() {
         }
         let mut last = 0;
         loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             let size = std::fs::metadata(&capture).unwrap().len();
             if size == last {
                 break;
             }
             last = size;
         }
-        tcpdump.kill().unwrap();
+        // An interrupt lets it write out what the kernel still holds.
+        rustix::process::kill_process(rustix::process::Pid::from_child(&tcpdump), rustix::process::Signal::INT).unwrap();
         tcpdump.wait().unwrap();
     });
     // -d: by content alone. The guess by port number would name a flow whose random port belongs to somebody.
