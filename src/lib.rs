@@ -8,6 +8,7 @@ pub mod encoding;
 pub mod error;
 pub mod exit;
 pub mod keyring;
+pub mod ledger;
 pub mod node;
 pub mod progress;
 pub mod resolve;

@@ -23,6 +23,12 @@ pub fn check_private_dir(path: &Path) -> Result<()> {
     refuse_looser(path, &found, 0o700)
 }
 
+/// Refuses a file that others can read; reads nothing of it.
+pub fn check_private(path: &Path) -> Result<()> {
+    let found = fs::metadata(path).map_err(|error| missing(path, error))?;
+    refuse_looser(path, &found, 0o600)
+}
+
 /// Replaces a file with mode 0600. After a crash there is the old content or the new one, never a part:
 /// the bytes are synced before the rename, and the folder after it.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,275 @@
+//! What spans say: one struct per kind this version knows. Fields added later must be optional; unknown ones are ignored.
+
+use super::span::B64;
+use crate::config::Label;
+use crate::encoding::{base64, from_base64};
+use crate::error::{Code, Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// The body of a span of one kind.
+pub trait Body: Serialize + DeserializeOwned {
+    /// The kind's name.
+    const KIND: &'static str;
+}
+
+/// Bytes of any length, base64url in JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&base64(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        from_base64(&text).map(Blob).ok_or_else(|| serde::de::Error::custom("expected bytes in base64url"))
+    }
+}
+
+/// Declares the bodies, their names, and the check that a known kind has its fields.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $kind:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+            impl Body for $name {
+                const KIND: &'static str = $kind;
+            }
+        )*
+
+        /// The kinds this version projects, in the order of `docs/protocol.md`.
+        pub const KNOWN: &[&str] = &[$($kind),*];
+
+        /// Refuses to record a known kind without its fields; an unknown kind passes.
+        pub(super) fn check(kind: &str, body: &Map<String, Value>) -> Result<()> {
+            match kind {
+                $($kind => parse::<$name>(body).map(|_| ()),)*
+                _ => Ok(()),
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A device of an identity begins its chain.
+    IdentityCreated = "identity.created" {
+        /// The identity's Ed25519 public key.
+        identity: B64<32>,
+        /// The device's Ed25519 public key, the author of this chain.
+        device: B64<32>,
+        /// The identity's signature of type `device` over the device key.
+        cert: B64<64>,
+    }
+
+    /// A node was started somewhere and fixed to its owner.
+    MachineDeployed = "machine.deployed" {
+        /// The name it was given.
+        label: Label,
+        /// `local`, later others.
+        provider: String,
+        /// `host:port` where it listens, if known already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        /// The node's Noise key, if known already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node_key: Option<B64<32>>,
+        /// The identity that alone can claim it.
+        owner: B64<32>,
+        /// The cover key of its bootstrap.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cover: Option<B64<32>>,
+        /// Its folder on this computer, for the provider `local`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<String>,
+        /// What its provider must remember to find and remove it.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        detail: Map<String, Value>,
+    }
+
+    /// The owner claimed a node and knows its key now.
+    MachineClaimed = "machine.claimed" {
+        /// Which machine.
+        label: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// `host:port` where it answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        /// Where the node's seed comes from: `local`, `owner`, `sealed`, `measured`.
+        seed_source: String,
+        /// What its evidence was worth, as in `none` (key pinned on first use).
+        evidence: String,
+    }
+
+    /// A machine was found again, perhaps elsewhere.
+    MachineReconnected = "machine.reconnected" {
+        /// Which machine.
+        label: Label,
+        /// `host:port` where it answers now, if that changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        /// Its Noise key, if that changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node_key: Option<B64<32>>,
+    }
+
+    /// A machine is gone; its label is free again.
+    MachineDestroyed = "machine.destroyed" {
+        /// Which machine.
+        label: Label,
+    }
+
+    /// Somebody may use a node.
+    GrantIssued = "grant.issued" {
+        /// The grant's id.
+        id: B64<8>,
+        /// Whom it is for.
+        name: Label,
+        /// The machine it is for; none for every machine of the issuer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<Label>,
+        /// That machine's Noise key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node_key: Option<B64<32>>,
+        /// The key that is admitted.
+        subject: B64<32>,
+        /// `try`, `once` or `many`.
+        mode: String,
+        /// Unix seconds.
+        not_before: u64,
+        /// Unix seconds.
+        expires: u64,
+        /// What may be used up.
+        #[serde(default, skip_serializing_if = "GrantLimits::is_empty")]
+        limits: GrantLimits,
+        /// The signed grant as it travels.
+        grant: Blob,
+    }
+
+    /// The issuer took a grant back.
+    GrantRevoked = "grant.revoked" {
+        /// Which grant.
+        id: B64<8>,
+        /// Unix seconds.
+        at: u64,
+        /// Why, in words; may be empty.
+        #[serde(default)]
+        reason: String,
+        /// The signed revocation as nodes get it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revocation: Option<Blob>,
+    }
+
+    /// A node saw a bound grant tried from elsewhere.
+    GrantReused = "grant.reused" {
+        /// Which grant.
+        id: B64<8>,
+        /// The machine that saw it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<Label>,
+        /// How often so far, as that machine counts.
+        count: u64,
+        /// The last time, Unix seconds.
+        last: u64,
+    }
+
+    /// A friend's exit can be used from here.
+    ExitAccepted = "exit.accepted" {
+        /// What it is called here.
+        name: Label,
+        /// `direct`, later `tor`.
+        transport: String,
+        /// `host:port`, in the order to try.
+        addresses: Vec<String>,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// The signed grant as it travels.
+        grant: Blob,
+        /// Whether the node has bound it to this device.
+        bound: bool,
+        /// Unix seconds.
+        expires: u64,
+    }
+
+    /// An exit is no longer wanted here.
+    ExitForgotten = "exit.forgotten" {
+        /// Which exit.
+        name: Label,
+    }
+
+    /// A node's key was seen for the first time and is expected from now on.
+    NodePinned = "node.pinned" {
+        /// `host:port` where it was seen.
+        address: String,
+        /// The node's Noise key.
+        node_key: B64<32>,
+    }
+}
+
+/// Bounds of a grant; none means unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantLimits {
+    /// Bytes both ways in total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Bits a second, each way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_second: Option<u64>,
+    /// Streams at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<u32>,
+}
+
+impl GrantLimits {
+    fn is_empty(&self) -> bool {
+        *self == GrantLimits::default()
+    }
+}
+
+/// The body as its struct.
+pub fn parse<T: Body>(body: &Map<String, Value>) -> Result<T> {
+    serde_json::from_value(Value::Object(body.clone())).map_err(|error| {
+        Error::new(Code::Ledger, format!("the body of {} lacks something", T::KIND)).cause(error).hint("upgrade portdistrict")
+    })
+}
+
+/// The struct as a body.
+pub(super) fn to_body<T: Body>(body: &T) -> Result<Map<String, Value>> {
+    match serde_json::to_value(body) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::new(Code::Failed, format!("the body of {} is no object", T::KIND))),
+        Err(error) => Err(Error::new(Code::Failed, format!("cannot write {}", T::KIND)).cause(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_known_kind_needs_its_fields_and_tolerates_more() {
+        let Value::Object(good) = json!({"label": "home", "later": true}) else { unreachable!() };
+        assert!(check("machine.destroyed", &good).is_ok());
+        assert!(check("machine.destroyed", &Map::new()).is_err());
+        let Value::Object(bad) = json!({"label": "../home"}) else { unreachable!() };
+        assert!(check("machine.destroyed", &bad).is_err());
+        assert!(check("something.else", &Map::new()).is_ok());
+    }
+
+    #[test]
+    fn each_known_kind_is_documented() {
+        let document = include_str!("../../docs/protocol.md");
+        for kind in KNOWN {
+            assert!(document.contains(&format!("`{kind}`")), "docs/protocol.md lacks {kind}");
+        }
+    }
+}

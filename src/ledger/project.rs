@@ -1,0 +1,249 @@
+//! The one path from spans to tables that answer questions (LT2). A cursor says how far it has come; the tables may be
+//! dropped at any time and are made again from the spans.
+
+use super::kinds::{self, Body};
+use super::span::Span;
+use crate::error::Result;
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+use serde_json::{Map, Value};
+
+/// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
+const VERSION: i64 = 1;
+
+/// The tables, in the order they are made.
+pub(super) const TABLES: [&str; 6] = ["heads", "machines", "grants", "reuses", "exits", "pins"];
+
+const SCHEMA: &str = "
+CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
+CREATE TABLE heads (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE machines (
+  label TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT, node_key TEXT, state TEXT NOT NULL, owner TEXT NOT NULL,
+  cover TEXT, dir TEXT, detail TEXT NOT NULL, seed_source TEXT, evidence TEXT,
+  created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, span TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE grants (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, node TEXT, node_key TEXT, subject TEXT NOT NULL, mode TEXT NOT NULL,
+  not_before INTEGER NOT NULL, expires INTEGER NOT NULL, limits TEXT NOT NULL, signed BLOB NOT NULL,
+  issued_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL, span TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE reuses (
+  id TEXT NOT NULL, node TEXT NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (id, node)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE exits (
+  name TEXT PRIMARY KEY, transport TEXT NOT NULL, addresses TEXT NOT NULL, node_key TEXT NOT NULL, signed BLOB NOT NULL,
+  bound INTEGER NOT NULL, expires INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, span TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+";
+
+/// Whether the tables were made by this version of the code.
+pub(super) fn is_current(conn: &Connection) -> rusqlite::Result<bool> {
+    if !conn.table_exists(None, "projection")? {
+        return Ok(false);
+    }
+    let found = conn.query_row("SELECT version FROM projection", [], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(found == Some(VERSION))
+}
+
+/// How far the tables have come, `None` if there are none.
+pub(super) fn cursor(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    if !conn.table_exists(None, "projection")? {
+        return Ok(None);
+    }
+    conn.query_row("SELECT cursor FROM projection", [], |row| row.get(0)).optional()
+}
+
+/// Drops the tables and makes them again. Returns how many spans were read.
+pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
+    for table in TABLES.iter().chain(&["projection"]) {
+        conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
+    }
+    create(conn)?;
+    advance(conn)
+}
+
+/// Makes empty tables.
+pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(SCHEMA)?;
+    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
+}
+
+/// Reads the spans after the cursor into the tables.
+pub(super) fn advance(conn: &Connection) -> rusqlite::Result<u64> {
+    let mut seen = 0;
+    let mut spans = conn.prepare_cached("SELECT pos, id, bytes FROM spans WHERE pos > (SELECT cursor FROM projection) ORDER BY pos")?;
+    let mut rows = spans.query([])?;
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        let (pos, id): (i64, String) = (row.get(0)?, row.get(1)?);
+        // A span that cannot be read is for `verify` to report; the others still count.
+        if let Ok(span) = Span::decode(row.get_ref(2)?.as_blob()?) {
+            apply(conn, pos, &id, &span)?;
+        }
+        last = Some(pos);
+        seen += 1;
+    }
+    if let Some(last) = last {
+        conn.prepare_cached("UPDATE projection SET cursor = ?1")?.execute([last])?;
+    }
+    Ok(seen)
+}
+
+/// The position of the newest span, 0 if there is none.
+pub(super) fn last_pos(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("SELECT coalesce(max(pos), 0) FROM spans", [], |row| row.get(0))
+}
+
+/// What one span changes. A body that its kind does not allow, from another version perhaps, changes nothing.
+pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusqlite::Result<()> {
+    for known in span.deps.iter().chain(&span.prev) {
+        run(conn, "DELETE FROM heads WHERE id = ?1", params![known.to_string()])?;
+    }
+    run(conn, "INSERT INTO heads (id) VALUES (?1)", params![id])?;
+    let at = At { conn, pos, id, ms: int(span.hlc.ms) };
+    match span.kind.as_str() {
+        kinds::MachineDeployed::KIND => at.with(&span.body, At::deployed),
+        kinds::MachineClaimed::KIND => at.with(&span.body, At::claimed),
+        kinds::MachineReconnected::KIND => at.with(&span.body, At::reconnected),
+        kinds::MachineDestroyed::KIND => at.with(&span.body, At::destroyed),
+        kinds::GrantIssued::KIND => at.with(&span.body, At::issued),
+        kinds::GrantRevoked::KIND => at.with(&span.body, At::revoked),
+        kinds::GrantReused::KIND => at.with(&span.body, At::reused),
+        kinds::ExitAccepted::KIND => at.with(&span.body, At::accepted),
+        kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
+        kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
+        _ => Ok(()),
+    }
+}
+
+fn run(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute(params).map(|_| ())
+}
+
+/// Spans hold no number of 2^53 or more, so this loses nothing.
+fn int(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// The span being read.
+struct At<'a> {
+    conn: &'a Connection,
+    pos: i64,
+    id: &'a str,
+    ms: i64,
+}
+
+impl At<'_> {
+    fn with<T: Body>(&self, body: &Map<String, Value>, apply: impl Fn(&Self, T) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+        let parsed: Result<T> = kinds::parse(body);
+        parsed.map_or(Ok(()), |body| apply(self, body))
+    }
+
+    fn deployed(&self, body: kinds::MachineDeployed) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR REPLACE INTO machines (label, provider, address, node_key, state, owner, cover, dir, detail, created_ms, changed_ms, span)
+             VALUES (:label, :provider, :address, :node_key, 'deployed', :owner, :cover, :dir, :detail, :ms, :ms, :span)",
+            named_params! {
+                ":label": body.label.as_str(), ":provider": body.provider, ":address": body.address,
+                ":node_key": body.node_key.map(|k| k.to_string()), ":owner": body.owner.to_string(),
+                ":cover": body.cover.map(|k| k.to_string()), ":dir": body.dir, ":detail": json(&body.detail), ":ms": self.ms, ":span": self.id,
+            },
+        )
+    }
+
+    fn claimed(&self, body: kinds::MachineClaimed) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "UPDATE machines SET state = 'claimed', node_key = :node_key, address = coalesce(:address, address), seed_source = :seed_source,
+             evidence = :evidence, changed_ms = :ms WHERE label = :label",
+            named_params! {
+                ":label": body.label.as_str(), ":node_key": body.node_key.to_string(), ":address": body.address,
+                ":seed_source": body.seed_source, ":evidence": body.evidence, ":ms": self.ms,
+            },
+        )
+    }
+
+    fn reconnected(&self, body: kinds::MachineReconnected) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "UPDATE machines SET node_key = coalesce(:node_key, node_key), address = coalesce(:address, address), changed_ms = :ms
+             WHERE label = :label",
+            named_params! {
+                ":label": body.label.as_str(), ":node_key": body.node_key.map(|k| k.to_string()), ":address": body.address, ":ms": self.ms,
+            },
+        )
+    }
+
+    fn destroyed(&self, body: kinds::MachineDestroyed) -> rusqlite::Result<()> {
+        run(self.conn, "DELETE FROM machines WHERE label = ?1", params![body.label.as_str()])
+    }
+
+    fn issued(&self, body: kinds::GrantIssued) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO grants (id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, pos, span)
+             VALUES (:id, :name, :node, :node_key, :subject, :mode, :not_before, :expires, :limits, :signed, :ms, :pos, :span)",
+            named_params! {
+                ":id": body.id.to_string(), ":name": body.name.as_str(), ":node": body.node.as_ref().map(|n| n.as_str()),
+                ":node_key": body.node_key.map(|k| k.to_string()), ":subject": body.subject.to_string(), ":mode": body.mode,
+                ":not_before": int(body.not_before), ":expires": int(body.expires), ":limits": json(&body.limits),
+                ":signed": body.grant.0, ":ms": self.ms, ":pos": self.pos, ":span": self.id,
+            },
+        )
+    }
+
+    fn revoked(&self, body: kinds::GrantRevoked) -> rusqlite::Result<()> {
+        // The first revocation counts; a later one cannot move its time.
+        run(
+            self.conn,
+            "UPDATE grants SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
+            params![body.id.to_string(), int(body.at), body.reason, body.revocation.map(|b| b.0)],
+        )
+    }
+
+    fn reused(&self, body: kinds::GrantReused) -> rusqlite::Result<()> {
+        let node = body.node.as_ref().map_or("", |n| n.as_str());
+        run(
+            self.conn,
+            "INSERT INTO reuses (id, node, count, last) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (id, node) DO UPDATE SET count = max(count, excluded.count), last = max(last, excluded.last)",
+            params![body.id.to_string(), node, int(body.count), int(body.last)],
+        )
+    }
+
+    fn accepted(&self, body: kinds::ExitAccepted) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR REPLACE INTO exits (name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                body.name.as_str(),
+                body.transport,
+                json(&body.addresses),
+                body.node_key.to_string(),
+                body.grant.0,
+                body.bound,
+                int(body.expires),
+                self.ms,
+                self.id
+            ],
+        )
+    }
+
+    fn forgotten(&self, body: kinds::ExitForgotten) -> rusqlite::Result<()> {
+        run(self.conn, "DELETE FROM exits WHERE name = ?1", params![body.name.as_str()])
+    }
+
+    fn pinned(&self, body: kinds::NodePinned) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR REPLACE INTO pins (address, node_key, pinned_ms) VALUES (?1, ?2, ?3)",
+            params![body.address, body.node_key.to_string(), self.ms],
+        )
+    }
+}

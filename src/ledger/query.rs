@@ -1,0 +1,299 @@
+//! Answers from the projections, as typed rows.
+
+use super::kinds::GrantLimits;
+use super::span::{B64, SpanId};
+use super::{Ledger, store};
+use crate::config::Label;
+use crate::error::{Code, Error, Result};
+use rusqlite::{Row, params};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::str::FromStr;
+
+/// How far a machine has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    /// Started, and waiting for its owner.
+    Deployed,
+    /// Its owner holds it.
+    Claimed,
+}
+
+/// A machine that was deployed and not destroyed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Its name.
+    pub label: Label,
+    /// Who runs it.
+    pub provider: String,
+    /// `host:port`.
+    pub address: Option<String>,
+    /// Its Noise key, once known.
+    pub node_key: Option<B64<32>>,
+    /// How far it has come.
+    pub state: MachineState,
+    /// The identity that can claim it.
+    pub owner: B64<32>,
+    /// The cover key of its bootstrap; nobody else's business.
+    #[serde(skip)]
+    pub cover: Option<B64<32>>,
+    /// Its folder here.
+    pub dir: Option<String>,
+    /// What its provider remembers.
+    pub detail: Map<String, Value>,
+    /// Where its seed comes from, once claimed.
+    pub seed_source: Option<String>,
+    /// What its evidence was worth, once claimed.
+    pub evidence: Option<String>,
+    /// When it was deployed, Unix milliseconds.
+    pub created_ms: u64,
+    /// When it last changed, Unix milliseconds.
+    pub changed_ms: u64,
+    /// The span that deployed it.
+    pub span: SpanId,
+}
+
+/// When and why a grant was taken back.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revoked {
+    /// Unix seconds.
+    pub at: u64,
+    /// In words; may be empty.
+    pub reason: String,
+    /// The signed revocation as nodes get it.
+    #[serde(skip)]
+    pub revocation: Option<Vec<u8>>,
+}
+
+/// How often a bound grant was tried from elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reuse {
+    /// Attempts that nodes reported.
+    pub count: u64,
+    /// The last one, Unix seconds.
+    pub last: u64,
+}
+
+/// A grant that was issued, revoked or not.
+#[derive(Clone, Debug, Serialize)]
+pub struct GrantRow {
+    /// Its id.
+    pub id: B64<8>,
+    /// Whom it is for.
+    pub name: Label,
+    /// The machine it is for; none for every one.
+    pub node: Option<Label>,
+    /// That machine's Noise key.
+    pub node_key: Option<B64<32>>,
+    /// The key that is admitted.
+    pub subject: B64<32>,
+    /// `try`, `once` or `many`.
+    pub mode: String,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub expires: u64,
+    /// Its bounds.
+    pub limits: GrantLimits,
+    /// The signed grant as it travels.
+    #[serde(skip)]
+    pub signed: Vec<u8>,
+    /// Unix milliseconds.
+    pub issued_ms: u64,
+    /// Set once it was taken back.
+    pub revoked: Option<Revoked>,
+    /// Set once a node reported attempts from elsewhere.
+    pub reused: Option<Reuse>,
+    /// The span that issued it.
+    pub span: SpanId,
+}
+
+impl GrantRow {
+    /// Neither revoked nor expired at `now` (Unix seconds).
+    pub fn is_live(&self, now: u64) -> bool {
+        self.revoked.is_none() && now < self.expires
+    }
+}
+
+/// An exit of a friend (or of one's own) that was accepted here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Exit {
+    /// What it is called here.
+    pub name: Label,
+    /// `direct`, later `tor`.
+    pub transport: String,
+    /// `host:port`, in the order to try.
+    pub addresses: Vec<String>,
+    /// Its Noise key.
+    pub node_key: B64<32>,
+    /// The signed grant as it travels.
+    #[serde(skip)]
+    pub signed: Vec<u8>,
+    /// Whether it is bound to this device.
+    pub bound: bool,
+    /// Unix seconds.
+    pub expires: u64,
+    /// Unix milliseconds.
+    pub accepted_ms: u64,
+    /// The span that accepted it.
+    pub span: SpanId,
+}
+
+const MACHINES: &str =
+    "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span
+    FROM machines";
+const GRANTS: &str = "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
+    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id) FROM grants";
+const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span FROM exits";
+
+impl Ledger {
+    /// Every machine, by label.
+    pub fn machines(&self) -> Result<Vec<Machine>> {
+        self.rows(&format!("{MACHINES} ORDER BY label"), [], machine)
+    }
+
+    /// One machine.
+    pub fn machine(&self, label: &Label) -> Result<Machine> {
+        let found = self.rows(&format!("{MACHINES} WHERE label = ?1"), [label.as_str()], machine)?;
+        found.into_iter().next().ok_or_else(|| not_found("machine", label.as_str(), "portdistrict machine list"))
+    }
+
+    /// Every grant, newest first.
+    pub fn grants(&self) -> Result<Vec<GrantRow>> {
+        self.rows(&format!("{GRANTS} ORDER BY pos DESC"), [], grant)
+    }
+
+    /// One grant by its id or by whom it is for; of several for one person, the newest that was not revoked.
+    pub fn grant(&self, name_or_id: &str) -> Result<GrantRow> {
+        let sql = format!("{GRANTS} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC, revoked_at IS NULL DESC, pos DESC LIMIT 1");
+        let found = self.rows(&sql, [name_or_id], grant)?;
+        found.into_iter().next().ok_or_else(|| not_found("grant", name_or_id, "portdistrict grant list"))
+    }
+
+    /// Every grant for one person, newest first.
+    pub fn grants_for(&self, name: &Label) -> Result<Vec<GrantRow>> {
+        self.rows(&format!("{GRANTS} WHERE name = ?1 ORDER BY pos DESC"), [name.as_str()], grant)
+    }
+
+    /// Every accepted exit, by name.
+    pub fn exits(&self) -> Result<Vec<Exit>> {
+        self.rows(&format!("{EXITS} ORDER BY name"), [], exit)
+    }
+
+    /// One accepted exit.
+    pub fn exit(&self, name: &Label) -> Result<Exit> {
+        let found = self.rows(&format!("{EXITS} WHERE name = ?1"), [name.as_str()], exit)?;
+        found.into_iter().next().ok_or_else(|| not_found("exit", name.as_str(), "portdistrict exit list"))
+    }
+
+    /// The node key that was pinned at an address.
+    pub fn pinned(&self, address: &str) -> Result<Option<B64<32>>> {
+        let found = self.rows("SELECT node_key FROM pins WHERE address = ?1", [address], |row| parsed(row, 0))?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Whether a device has begun its chain here.
+    pub fn has_author(&self, device: &[u8; 32]) -> Result<bool> {
+        let author = B64(*device).to_string();
+        let found = self.rows("SELECT 1 FROM spans WHERE author = ?1 LIMIT 1", params![author], |_| Ok(()))?;
+        Ok(!found.is_empty())
+    }
+
+    fn rows<T>(&self, sql: &str, params: impl rusqlite::Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
+        let conn = self.conn();
+        let answer = || conn.prepare_cached(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
+        answer().map_err(|error| store::failed(self.path(), "read", error))
+    }
+}
+
+fn not_found(noun: &str, name: &str, list: &str) -> Error {
+    let shown: String = name.chars().take(64).collect();
+    Error::new(Code::NotFound, format!("there is no {noun} {shown:?}")).hint(list)
+}
+
+/// A text column as its type; a projection that cannot be read is as good as damaged.
+fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?.parse().map_err(|error| unreadable(column, error))
+}
+
+fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error))
+}
+
+fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}
+
+fn uint(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0))
+}
+
+fn machine(row: &Row<'_>) -> rusqlite::Result<Machine> {
+    Ok(Machine {
+        label: parsed(row, 0)?,
+        provider: row.get(1)?,
+        address: row.get(2)?,
+        node_key: parsed_some(row, 3)?,
+        state: if row.get::<_, String>(4)? == "claimed" { MachineState::Claimed } else { MachineState::Deployed },
+        owner: parsed(row, 5)?,
+        cover: parsed_some(row, 6)?,
+        dir: row.get(7)?,
+        detail: from_json(row, 8)?,
+        seed_source: row.get(9)?,
+        evidence: row.get(10)?,
+        created_ms: uint(row, 11)?,
+        changed_ms: uint(row, 12)?,
+        span: parsed(row, 13)?,
+    })
+}
+
+fn grant(row: &Row<'_>) -> rusqlite::Result<GrantRow> {
+    let revoked = match row.get::<_, Option<i64>>(11)? {
+        Some(at) => Some(Revoked {
+            at: u64::try_from(at).unwrap_or(0),
+            reason: row.get::<_, Option<String>>(12)?.unwrap_or_default(),
+            revocation: row.get(13)?,
+        }),
+        None => None,
+    };
+    let reused = match row.get::<_, Option<i64>>(15)? {
+        Some(count) => Some(Reuse { count: u64::try_from(count).unwrap_or(0), last: uint(row, 16)? }),
+        None => None,
+    };
+    Ok(GrantRow {
+        id: parsed(row, 0)?,
+        name: parsed(row, 1)?,
+        node: parsed_some(row, 2)?,
+        node_key: parsed_some(row, 3)?,
+        subject: parsed(row, 4)?,
+        mode: row.get(5)?,
+        not_before: uint(row, 6)?,
+        expires: uint(row, 7)?,
+        limits: from_json(row, 8)?,
+        signed: row.get(9)?,
+        issued_ms: uint(row, 10)?,
+        revoked,
+        reused,
+        span: parsed(row, 14)?,
+    })
+}
+
+fn exit(row: &Row<'_>) -> rusqlite::Result<Exit> {
+    Ok(Exit {
+        name: parsed(row, 0)?,
+        transport: row.get(1)?,
+        addresses: from_json(row, 2)?,
+        node_key: parsed(row, 3)?,
+        signed: row.get(4)?,
+        bound: row.get(5)?,
+        expires: uint(row, 6)?,
+        accepted_ms: uint(row, 7)?,
+        span: parsed(row, 8)?,
+    })
+}

@@ -1,0 +1,200 @@
+//! The database file: opening it, its schema, and what its failures mean.
+//!
+//! `spans` is the ledger. Triggers abort every UPDATE and DELETE, and any INSERT that would replace a row, because
+//! `INSERT OR REPLACE` deletes without asking a DELETE trigger. All other tables are projections.
+
+use super::project;
+use crate::config::fs;
+use crate::error::{Code, Doing, Error, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// `PDlg` in ASCII, so that `file` and we can tell the database from others.
+const APPLICATION_ID: i32 = 0x5044_6c67;
+/// Version of the table `spans`. A program refuses a version it does not know.
+const SCHEMA_VERSION: i32 = 1;
+/// How long one process waits for another's transaction; each takes milliseconds.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Table and triggers that make the ledger; `ledger verify` compares them with what the file has.
+pub(super) const SCHEMA: [(&str, &str); 5] = [
+    (
+        "spans",
+        "CREATE TABLE spans (
+  pos INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  author TEXT NOT NULL,
+  seq INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  ms INTEGER NOT NULL,
+  n INTEGER NOT NULL,
+  bytes BLOB NOT NULL,
+  signature BLOB NOT NULL,
+  UNIQUE (author, seq)
+) STRICT",
+    ),
+    ("spans_by_time", "CREATE INDEX spans_by_time ON spans (ms, n)"),
+    ("spans_no_update", "CREATE TRIGGER spans_no_update BEFORE UPDATE ON spans BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END"),
+    ("spans_no_delete", "CREATE TRIGGER spans_no_delete BEFORE DELETE ON spans BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END"),
+    (
+        "spans_no_replace",
+        "CREATE TRIGGER spans_no_replace BEFORE INSERT ON spans
+WHEN EXISTS (SELECT 1 FROM spans WHERE id = NEW.id OR pos = NEW.pos OR (author = NEW.author AND seq = NEW.seq))
+BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
+    ),
+];
+
+/// Opens the ledger for reading and writing; makes it if the file is missing or empty.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    // Born 0600; SQLite gives its -wal and -shm files the same mode. A file that exists is not even opened here: closing
+    // it again would drop the POSIX locks that SQLite holds on it elsewhere in this process.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error).doing("make the ledger", path.display()),
+        _ => {}
+    }
+    check_permissions(path)?;
+    let fail = |error| failed(path, "open", error);
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(fail)?;
+    settle(&conn).map_err(fail)?;
+    use_wal(&conn).map_err(fail)?;
+    prepare(&conn, path)?;
+    Ok(conn)
+}
+
+/// Opens an existing ledger without being able to change it; works on a read-only disk.
+pub(super) fn open_read_only(path: &Path) -> Result<Connection> {
+    let conn = open_to_examine(path)?;
+    if read_versions(&conn, path)? == (0, 0) {
+        return Err(not_a_ledger(path));
+    }
+    Ok(conn)
+}
+
+/// Opens whatever is there, for `verify`, which judges it itself.
+pub(super) fn open_to_examine(path: &Path) -> Result<Connection> {
+    check_permissions(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let conn = Connection::open_with_flags(path, flags).map_err(|error| failed(path, "open", error))?;
+    let readable = settle(&conn).and_then(|()| conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)));
+    match readable.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+        // Without a writable folder SQLite cannot make the shared memory that WAL wants. If no WAL is left over either,
+        // the file alone is complete, and nobody can be writing to it.
+        Err(Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) if !has_wal(path) => {
+            let uri = format!("file:{}?immutable=1", percent_encoded(path));
+            let conn = Connection::open_with_flags(uri, flags).map_err(|error| failed(path, "open", error))?;
+            settle(&conn).map_err(|error| failed(path, "open", error))?;
+            Ok(conn)
+        }
+        _ => Ok(conn),
+    }
+}
+
+fn has_wal(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(wal).is_ok_and(|found| found.len() > 0)
+}
+
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    path.as_os_str().as_bytes().iter().map(|&b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02x}") }).collect()
+}
+
+fn check_permissions(path: &Path) -> Result<()> {
+    fs::check_private(path).map_err(|error| match error.code() {
+        Code::NotFound => Error::new(Code::Precondition, format!("there is no ledger {}", path.display())).hint("portdistrict init"),
+        _ => error,
+    })
+}
+
+/// Per-connection settings.
+fn settle(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY)?;
+    // FULL: an acknowledged span survives power loss. Cell checks: a damaged page is an error, not a wrong answer.
+    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;")
+}
+
+/// Two processes that switch a new file to WAL at once get BUSY without the busy timeout being asked, hence the loop.
+fn use_wal(conn: &Connection) -> rusqlite::Result<()> {
+    let start = Instant::now();
+    loop {
+        match conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && start.elapsed() < BUSY => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Makes the tables if the file is new, refuses one from the future, and rebuilds projections that another version made.
+fn prepare(conn: &Connection, path: &Path) -> Result<()> {
+    let fail = |error| failed(path, "set up", error);
+    if read_versions(conn, path)? == (APPLICATION_ID, SCHEMA_VERSION) && project::is_current(conn).map_err(fail)? {
+        return Ok(());
+    }
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(fail)?;
+    if read_versions(&tx, path)? == (0, 0) {
+        for (_, sql) in SCHEMA {
+            tx.execute_batch(sql).map_err(fail)?;
+        }
+        tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
+    }
+    project::rebuild(&tx).map_err(fail)?;
+    tx.commit().map_err(fail)
+}
+
+/// Application id and schema version, (0, 0) for an empty file; anything we cannot use is an error.
+fn read_versions(conn: &Connection, path: &Path) -> Result<(i32, i32)> {
+    let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(|error| failed(path, "read", error));
+    let versions = (pragma("application_id")?, pragma("user_version")?);
+    match versions {
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(versions),
+        (APPLICATION_ID, newer) => {
+            Err(Error::new(Code::Ledger, format!("the ledger {} has version {newer}, this program knows {SCHEMA_VERSION}", path.display()))
+                .hint("upgrade portdistrict"))
+        }
+        (0, 0) => {
+            let tables = conn
+                .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+                .map_err(|error| failed(path, "read", error))?;
+            if tables == 0 { Ok(versions) } else { Err(not_a_ledger(path)) }
+        }
+        _ => Err(not_a_ledger(path)),
+    }
+}
+
+fn not_a_ledger(path: &Path) -> Error {
+    Error::new(Code::Ledger, format!("{} is no ledger of portdistrict", path.display()))
+        .hint("move it away, or choose another home with --home DIR")
+}
+
+/// What a failure of SQLite means to a person. `what` is a verb: open, append to, read.
+pub(super) fn failed(path: &Path, what: &str, error: rusqlite::Error) -> Error {
+    let (code, hint) = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            (Code::Io, "free some space on this disk and run the command again; nothing was half written".to_owned())
+        }
+        Some(ErrorCode::ReadOnly) => (Code::Io, "make the disk and the file writable, or choose another home with --home DIR".to_owned()),
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            (Code::Io, "check who owns its folder and whether the disk is writable, or choose another home with --home DIR".to_owned())
+        }
+        Some(ErrorCode::SystemIoFailure) => {
+            (Code::Io, "check the disk (is it full?) and run the command again; nothing was half written".to_owned())
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            Code::TimedOut,
+            format!("another process has been writing for 10 seconds; see which one with: fuser {}", fs::shell_quote(path)),
+        ),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            (Code::Ledger, "see what is broken with `portdistrict ledger verify`, then restore the file from a backup".to_owned())
+        }
+        _ => (Code::Ledger, "portdistrict ledger verify".to_owned()),
+    };
+    Error::new(code, format!("cannot {what} the ledger {}", path.display())).cause(error).hint(hint)
+}
