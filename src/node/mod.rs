@@ -2,10 +2,63 @@
 //!
 //! A node never prompts, never reads the operator's home and needs nothing from the machine but a state folder.
 
+mod claim;
 pub mod config;
+mod control;
+mod core;
 pub mod egress;
 pub mod gate;
+mod guest;
 pub mod log;
 pub mod meter;
 pub mod ready;
+mod serve;
+mod slots;
 pub mod state;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Bounds, Config, write_cover_file};
+pub use log::Log;
+pub use ready::Ready;
+pub use serve::Node;
+
+use crate::error::{Doing, Result};
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where a node's seed comes from: here always its own state folder.
+const SEED_SOURCE: &str = "local";
+
+/// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once connections are accepted.
+pub fn run(config: &Path, on_ready: impl FnOnce(&Ready)) -> Result<()> {
+    let config = Config::read(config)?;
+    let log = Log::to(std::io::stderr(), config.log_destinations);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("start", "the node's runtime")?;
+    let _context = runtime.enter();
+    // Before the port opens: a signal that comes early must not be lost.
+    let mut terminate = signal(SignalKind::terminate()).doing("watch", "SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).doing("watch", "SIGINT")?;
+    let _survive_the_terminal = signal(SignalKind::hangup()).doing("watch", "SIGHUP")?;
+    let node = Node::start(config, log.clone())?;
+    let ready = node.ready();
+    log.event("ready").with("listen", ready.listen.to_string()).with("node", ready.node.as_str()).with("claimed", ready.claimed).write();
+    on_ready(&ready);
+    let manager = std::env::var_os("NOTIFY_SOCKET");
+    let tell = |state| {
+        if let Err(error) = ready::notify(manager.as_deref(), state) {
+            log.event("notify.failed").with("error", error.to_string()).write();
+        }
+    };
+    tell("READY=1");
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = node.ended() => {}
+        }
+    });
+    tell("STOPPING=1");
+    node.stop();
+    Ok(())
+}

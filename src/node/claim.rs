@@ -1,0 +1,58 @@
+//! The bootstrap, from the node's side: it says what it is and learns who owns it, once.
+
+use super::core::Core;
+use super::state::Claimed;
+use crate::config::time::now_s;
+use crate::keyring;
+use crate::session::Pipe;
+use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
+use std::io;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// Speaks to whoever knows the bootstrap's cover key.
+pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
+    let _challenge = Challenge::decode(&pipe.recv(Challenge::LIMIT).await?).map_err(io::Error::other)?;
+    let offer = Offer {
+        // Evidence comes with images; a process on a host has none, and says so by its absence.
+        evidence: None,
+        app_digest: core.app_digest().await,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        label: core.config.label.as_str().to_owned(),
+        seed_source: super::SEED_SOURCE.to_owned(),
+        claimed: core.gate.owner().is_some(),
+    };
+    pipe.send(&offer.encode()).await?;
+    let claim = Claim::decode(&pipe.recv(Claim::LIMIT).await?).map_err(io::Error::other)?;
+    let reply = decide(core, &claim, &pipe.hash).await;
+    let line = core.log.event("claim").with("owner", crate::encoding::base64(&claim.owner));
+    match reply {
+        ClaimReply::Claimed => line.with("result", "claimed").write(),
+        ClaimReply::Reconnected => line.with("result", "reconnected").write(),
+        ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
+    }
+    pipe.send(&reply.encode()).await?;
+    pipe.close().await
+}
+
+/// Accepts the owner fixed at deploy, or whoever comes first where that was asked for; afterwards only the owner.
+async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> ClaimReply {
+    let payload = claim_payload(handshake_hash, &core.key);
+    if !keyring::verify(&claim.owner, CLAIM_TYPE, &payload, &claim.signature) {
+        return ClaimReply::Refused(ClaimRefusal::BadSignature);
+    }
+    if core.gate.owner().is_none() {
+        let fixed = core.fixed_owner;
+        let welcome = fixed.map_or(core.config.claim_by_anyone, |fixed| fixed.ct_eq(&claim.owner).into());
+        if !welcome {
+            return ClaimReply::Refused(ClaimRefusal::NotOwner);
+        }
+    }
+    let (gate, owner) = (core.gate.clone(), claim.owner);
+    match tokio::task::spawn_blocking(move || gate.claim(&owner, now_s())).await {
+        Ok(Ok(Claimed::Now)) => ClaimReply::Claimed,
+        Ok(Ok(Claimed::Before)) => ClaimReply::Reconnected,
+        Ok(Ok(Claimed::ByAnother)) => ClaimReply::Refused(ClaimRefusal::AlreadyClaimed),
+        Ok(Err(_)) | Err(_) => ClaimReply::Refused(ClaimRefusal::Storage),
+    }
+}

@@ -1,0 +1,136 @@
+//! What the owner may ask while the node runs; one request on each control stream.
+
+use super::core::Core;
+use super::egress::Rule;
+use crate::config::time::now_s;
+use crate::error::Error;
+use crate::session::Stream;
+use crate::session::messages::{
+    ControlRequest, EvidenceReply, LogsReply, LogsRequest, MAX_LOG_LINES, Message, Nothing, PolicyReply, Reply, Revoked, Status,
+    write_reply,
+};
+use crate::token::SignedRevocation;
+use crate::trust::Refusal;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Longest wait for a log line.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Answers one request of the owner.
+pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> io::Result<()> {
+    let Ok(request) = ControlRequest::decode(request) else {
+        return send(stream, failed::<Nothing>("protocol", "this node does not know the request; update the older side")).await;
+    };
+    match request {
+        ControlRequest::Status => send(stream, Reply::Done(status(core))).await,
+        ControlRequest::Evidence => evidence(core, stream).await,
+        ControlRequest::Revoke(list) => send(stream, revoke(core, &list).await).await,
+        ControlRequest::Policy(rules) => send(stream, policy(core, rules).await).await,
+        ControlRequest::Logs(logs) => send(stream, Reply::Done(read_log(core, logs).await)).await,
+        ControlRequest::Drain => {
+            core.log.event("drain").write();
+            core.drain();
+            send(stream, Reply::Done(Nothing)).await
+        }
+        ControlRequest::Stop => {
+            core.log.event("stop.asked").write();
+            let sent = send(stream, Reply::Done(Nothing)).await;
+            core.stop();
+            sent
+        }
+    }
+}
+
+/// Answers a stream that asks for the evidence; open to every guest.
+pub(super) async fn evidence(core: &Core, stream: Stream) -> io::Result<()> {
+    send(stream, Reply::Done(EvidenceReply { evidence: None, app_digest: core.app_digest().await })).await
+}
+
+/// Refuses a request of somebody who is not the owner.
+pub(super) async fn refuse(stream: Stream) -> io::Result<()> {
+    send(stream, failed::<Nothing>("refused", "only the owner of the node may ask that")).await
+}
+
+async fn send<T: Message>(mut stream: Stream, reply: Reply<T>) -> io::Result<()> {
+    write_reply(&mut stream, &reply.encode()).await?;
+    stream.shutdown().await?;
+    // Stays until the other side has read it, or a moment: dropping resets.
+    let mut end = [0; 1];
+    let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut end)).await;
+    Ok(())
+}
+
+fn failed<T>(code: &str, text: impl Into<String>) -> Reply<T> {
+    Reply::Failed { code: code.to_owned(), text: text.into() }
+}
+
+fn failed_with<T>(error: &Error) -> Reply<T> {
+    failed(error.code().as_str(), error.message())
+}
+
+fn status(core: &Core) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        label: core.config.label.as_str().to_owned(),
+        node: core.key,
+        owner: core.gate.owner(),
+        seed_source: super::SEED_SOURCE.to_owned(),
+        started: core.started,
+        now: now_s(),
+        sessions: core.gate.sessions() as u64,
+        streams: core.streams() as u64,
+        draining: core.gate.is_draining(),
+        allow: core.policy().allow().iter().map(ToString::to_string).collect(),
+        grants: core.gate.grants(),
+    }
+}
+
+async fn revoke(core: &Arc<Core>, list: &[Vec<u8>]) -> Reply<Revoked> {
+    let owner = core.gate.owner().unwrap_or_default();
+    let read = |bytes: &Vec<u8>| SignedRevocation::decode(bytes).ok().filter(|signed| signed.verify(&owner));
+    let Some(list) = list.iter().map(read).collect::<Option<Vec<_>>>() else {
+        return failed(Refusal::GrantSignature.as_str(), "one of the revocations is not signed by the owner of this node");
+    };
+    let accepted = list.len() as u64;
+    let gate = core.gate.clone();
+    match tokio::task::spawn_blocking(move || gate.revoke(&list)).await {
+        Ok(Ok(closed)) => {
+            core.log.event("grant.revoked").with("count", accepted).with("closed", closed).write();
+            Reply::Done(Revoked { accepted, closed: closed as u64 })
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+async fn policy(core: &Arc<Core>, rules: Option<Vec<String>>) -> Reply<PolicyReply> {
+    if let Some(texts) = rules {
+        let rules = match Rule::parse_list(&texts) {
+            Ok(rules) => rules,
+            Err(error) => return failed_with(&error),
+        };
+        let texts: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        let gate = core.gate.clone();
+        match tokio::task::spawn_blocking(move || gate.state().set_allow(&texts)).await {
+            Ok(Ok(())) => core.set_allow(rules),
+            Ok(Err(error)) => return failed_with(&error),
+            Err(_) => return failed("failed", "the node could not finish it"),
+        }
+        core.log.event("policy.replaced").write();
+    }
+    Reply::Done(PolicyReply { allow: core.policy().allow().iter().map(ToString::to_string).collect() })
+}
+
+async fn read_log(core: &Core, request: LogsRequest) -> LogsReply {
+    let count = usize::try_from(request.lines).unwrap_or(usize::MAX).min(MAX_LOG_LINES);
+    let patience = Duration::from_secs(request.wait).min(LONGEST_WAIT);
+    let (mut last, mut lines) = core.log.after(request.after, count);
+    if lines.is_empty() && !patience.is_zero() {
+        let _ = tokio::time::timeout(patience, core.log.wait(request.after)).await;
+        (last, lines) = core.log.after(request.after, count);
+    }
+    LogsReply { last, lines }
+}

@@ -1,0 +1,206 @@
+//! One admitted session: its streams, and its end at the latest when the grant ends.
+
+use super::control;
+use super::core::{Core, StreamCount};
+use super::egress::{Reason, Verdict, within_grant};
+use super::gate::Admitted;
+use super::meter::Guard;
+use crate::config::time::now_s;
+use crate::resolve::Resolver;
+use crate::session::messages::{ExitReply, ExitRequest, Kind, MAX_ECHO, Message, read_first};
+use crate::session::{Session, Stream, relay};
+use crate::token::Role;
+use crate::trust::Refusal;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Time for a stream to say what it is for.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one address of a destination, and for all of them.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long an end of validity is slept towards before the clock is read again, since clocks are set.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+struct Guest {
+    core: Arc<Core>,
+    resolver: Arc<Resolver>,
+    admitted: Admitted,
+}
+
+/// Serves a session until it is over.
+pub(super) async fn serve(core: Arc<Core>, resolver: Arc<Resolver>, admitted: Admitted, session: Session) {
+    admitted.live.attach(session.clone());
+    let role = if admitted.role == Role::Control { "control" } else { "exit" };
+    core.log.event("session.open").grant(&admitted.grant).with("role", role).write();
+    let guest = Arc::new(Guest { core: core.clone(), resolver, admitted });
+    loop {
+        let left = Duration::from_secs(guest.admitted.expires.saturating_sub(now_s()));
+        if left.is_zero() {
+            guest.admitted.live.end(Refusal::GrantExpired.as_str());
+            break;
+        }
+        tokio::select! {
+            stream = session.accept() => match stream {
+                Some(stream) => drop(tokio::spawn(serve_stream(guest.clone(), stream))),
+                None => break,
+            },
+            () = sleep(left.min(CLOCK_CHECK)) => {}
+        }
+    }
+    let reason = guest.admitted.live.ended().unwrap_or("closed");
+    core.log.event("session.close").grant(&guest.admitted.grant).with("reason", reason).write();
+    core.wake_flush();
+}
+
+async fn serve_stream(guest: Arc<Guest>, mut stream: Stream) {
+    let Ok(Ok((kind, request))) = timeout(FIRST_TIMEOUT, read_first(&mut stream)).await else { return };
+    // A failed stream is the guest's to notice; its session goes on.
+    let _ = match (kind, guest.admitted.role) {
+        (Kind::Exit, Role::Exit) => guest.exit(&request, stream).await,
+        (Kind::Exit, Role::Control) => answer(stream, ExitReply::NotAllowed).await,
+        (Kind::Control, Role::Control) => control::serve(&guest.core, &request, stream).await,
+        (Kind::Control, Role::Exit) => control::refuse(stream).await,
+        (Kind::Evidence, _) => control::evidence(&guest.core, stream).await,
+        (Kind::Echo, _) => echo(stream).await,
+    };
+}
+
+/// Sends the one byte that says no.
+async fn answer(mut stream: Stream, reply: ExitReply) -> io::Result<()> {
+    stream.write_all(&[reply as u8]).await?;
+    stream.shutdown().await
+}
+
+/// Sends back what comes, up to a bound: a health check needs no destination.
+async fn echo(mut stream: Stream) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut left = MAX_ECHO;
+    while left > 0 {
+        let most = left.min(buffer.len());
+        let n = stream.read(&mut buffer[..most]).await?;
+        if n == 0 {
+            break;
+        }
+        stream.write_all(&buffer[..n]).await?;
+        left -= n;
+    }
+    stream.shutdown().await
+}
+
+/// A destination that is open, and what counts it.
+struct Open {
+    tcp: TcpStream,
+    _counted: (Guard, StreamCount),
+}
+
+impl Guest {
+    async fn exit(&self, request: &[u8], mut stream: Stream) -> io::Result<()> {
+        let wanted = ExitRequest::decode(request).map_err(io::Error::other)?;
+        let open = match timeout(ALL_TIMEOUT, self.open(&wanted)).await.unwrap_or(Err(ExitReply::HostUnreachable)) {
+            Ok(open) => open,
+            Err(reply) => return answer(stream, reply).await,
+        };
+        stream.write_all(&[ExitReply::Open as u8]).await?;
+        let (_, result) = relay(open.tcp, stream, &*self.admitted.meter).await;
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::QuotaExceeded) {
+            self.core.log.event("stream.ended").grant(&self.admitted.grant).with("reason", Refusal::LimitReached.as_str()).write();
+        }
+        result
+    }
+
+    /// Resolves, asks the policy for each address, and connects to the first one that lets us.
+    async fn open(&self, wanted: &ExitRequest) -> Result<Open, ExitReply> {
+        let core = &self.core;
+        let counted = core.count_stream().ok_or(ExitReply::Busy)?;
+        let Some(guard) = self.admitted.meter.stream() else {
+            self.log_refused(Refusal::LimitReached.as_str(), wanted);
+            return Err(ExitReply::LimitReached);
+        };
+        let addresses = match self.resolver.lookup(&wanted.host).await {
+            Ok(addresses) => addresses,
+            Err(failure) => {
+                self.log_failed(failure.as_str(), wanted);
+                return Err(ExitReply::HostUnreachable);
+            }
+        };
+        let mut refused = None;
+        let mut failed = None;
+        for ip in addresses {
+            if let Err(reason) = self.allowed(ip, wanted.port) {
+                refused = Some(reason);
+                continue;
+            }
+            match connect(ip, wanted.port).await {
+                Ok(tcp) => return Ok(Open { tcp, _counted: (guard, counted) }),
+                Err(reply) => failed = Some(reply),
+            }
+        }
+        match (failed, refused) {
+            (Some(reply), _) => {
+                self.log_failed(reply.meaning(), wanted);
+                Err(reply)
+            }
+            (None, Some(reason)) => {
+                self.log_refused(reason.as_str(), wanted);
+                Err(ExitReply::NotAllowed)
+            }
+            (None, None) => Err(ExitReply::HostUnreachable),
+        }
+    }
+
+    fn allowed(&self, ip: IpAddr, port: u16) -> Result<(), Reason> {
+        let policy = self.core.policy();
+        for verdict in [policy.check(ip, port), within_grant(&self.admitted.rules, ip, port)] {
+            if let Verdict::Refused(reason) = verdict {
+                return Err(reason);
+            }
+        }
+        // The node can be reached at addresses that its own listening address does not name.
+        if policy.is_own_port(port) && is_of_this_machine(ip) { Err(Reason::OwnPort) } else { Ok(()) }
+    }
+
+    fn log_refused(&self, reason: &str, wanted: &ExitRequest) {
+        let line = self.core.log.event("stream.refused").grant(&self.admitted.grant).with("reason", reason);
+        line.destination(&wanted.host, wanted.port).write();
+    }
+
+    /// Failures are the destination's; without it they say nothing worth a line.
+    fn log_failed(&self, reason: &str, wanted: &ExitRequest) {
+        if self.core.config.log_destinations {
+            let line = self.core.log.event("stream.failed").grant(&self.admitted.grant).with("reason", reason);
+            line.destination(&wanted.host, wanted.port).write();
+        }
+    }
+}
+
+/// Only an own address can be bound; nothing is sent.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
+}
+
+async fn connect(ip: IpAddr, port: u16) -> Result<TcpStream, ExitReply> {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect((ip.to_canonical(), port))).await {
+        Ok(Ok(tcp)) => {
+            let _ = tcp.set_nodelay(true);
+            Ok(tcp)
+        }
+        Ok(Err(error)) => Err(reply_for(&error)),
+        Err(_) => Err(ExitReply::HostUnreachable),
+    }
+}
+
+/// RFC 1928 §6.
+fn reply_for(error: &io::Error) -> ExitReply {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ExitReply::ConnectionRefused,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable | io::ErrorKind::NetworkDown => ExitReply::NetworkUnreachable,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut => ExitReply::HostUnreachable,
+        _ => ExitReply::Failed,
+    }
+}
