@@ -7,6 +7,8 @@ pub mod config;
 pub mod encoding;
 pub mod error;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keyring;
 pub mod ledger;
 pub mod node;

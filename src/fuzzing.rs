@@ -1,0 +1,186 @@
+//! What the fuzz targets in `fuzz/` run, one function each: decode, encode again, compare.
+//!
+//! They stand here so that unit tests run the same bodies on thousands of mutated seeds without `cargo-fuzz`. A failed
+//! assertion is the finding.
+
+use crate::encoding::cbor::Map;
+use crate::encoding::json;
+use crate::token::blob::{self, Type};
+use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
+
+/// One decoder under test.
+pub struct Target {
+    /// The name of its file in `fuzz/fuzz_targets`.
+    pub name: &'static str,
+    /// Its body.
+    pub run: fn(&[u8]),
+}
+
+/// Every decoder that reads what others wrote.
+pub const TARGETS: &[Target] = &[
+    Target { name: "base45", run: base45 },
+    Target { name: "blob_read", run: blob_read },
+    Target { name: "canonical_json", run: canonical_json },
+    Target { name: "cbor_map", run: cbor_map },
+    Target { name: "grant_decode", run: grant_decode },
+    Target { name: "identity_blob", run: identity_blob },
+    Target { name: "invite_blob", run: invite_blob },
+    Target { name: "revocation_decode", run: revocation_decode },
+];
+
+/// What is accepted is the one spelling.
+pub fn cbor_map(data: &[u8]) {
+    if let Ok(map) = Map::decode(data, 4096) {
+        assert_eq!(map.encode(), data);
+    }
+}
+
+/// What is accepted is the one spelling.
+pub fn canonical_json(data: &[u8]) {
+    if let Ok(value) = json::from_canonical::<serde_json::Value>(data, 4096) {
+        assert_eq!(json::canonical(&value).ok().as_deref(), Some(data));
+    }
+}
+
+/// What is accepted is the one spelling.
+pub fn base45(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(bytes) = base45::decode(text) {
+        assert_eq!(base45::encode(&bytes), text);
+    }
+}
+
+/// What is found in a text is found again in the clean line and in the QR code.
+pub fn blob_read(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok((typ, content)) = blob::read_one_of(&Type::ALL, text) {
+        assert_eq!(blob::read(typ, &blob::encode(typ, &content)).as_ref(), Ok(&content));
+        assert_eq!(blob::read(typ, &blob::encode_for_qr(typ, &content)), Ok(content));
+    }
+}
+
+/// A grant that is read is written as the same bytes, and its blob as itself.
+pub fn grant_decode(data: &[u8]) {
+    if let Ok(signed) = SignedGrant::decode(data) {
+        assert_eq!(signed.encode(), data);
+        if signed.verify_signature() {
+            assert_eq!(SignedGrant::from_blob(&signed.to_blob()), Ok(signed));
+        }
+    }
+}
+
+/// A revocation that is read is written as the same bytes.
+pub fn revocation_decode(data: &[u8]) {
+    if let Ok(signed) = SignedRevocation::decode(data) {
+        assert_eq!(signed.encode(), data);
+    }
+}
+
+/// An identity, as a pasted text or as the content under a good checksum.
+pub fn identity_blob(data: &[u8]) {
+    for text in as_text_and_content(Type::Identity, data) {
+        if let Ok(signed) = SignedIdentity::from_blob(&text) {
+            assert_eq!(SignedIdentity::from_blob(&signed.to_blob()), Ok(signed));
+        }
+    }
+}
+
+/// An invite, as a pasted text or as the content under a good checksum.
+pub fn invite_blob(data: &[u8]) {
+    for text in as_text_and_content(Type::Invite, data) {
+        if let Ok(invite) = Invite::from_blob(&text) {
+            // A line may be too long for a chat; the QR code has no such limit.
+            let again = invite.to_qr().ok().and_then(|qr| Invite::from_blob(&qr).ok());
+            assert!(again.is_some_and(|again| again == invite));
+        }
+    }
+}
+
+fn as_text_and_content(typ: Type, data: &[u8]) -> Vec<String> {
+    let content = (data.len() <= blob::MAX_CONTENT).then(|| blob::encode(typ, data));
+    std::str::from_utf8(data).ok().map(str::to_owned).into_iter().chain(content).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNS: usize = 4_000;
+
+    /// xorshift64*: the same numbers on every machine.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n.max(1)
+        }
+    }
+
+    /// One small accident.
+    fn mutate(data: &mut Vec<u8>, other: &[u8], numbers: &mut Numbers) {
+        let at = numbers.below(data.len());
+        match numbers.below(7) {
+            0 if !data.is_empty() => data[at] ^= 1 << numbers.below(8),
+            1 if !data.is_empty() => data[at] = numbers.below(256) as u8,
+            2 if !data.is_empty() => drop(data.remove(at)),
+            3 => data.insert(at, numbers.below(256) as u8),
+            4 => data.truncate(at),
+            5 => data.extend_from_within(at..),
+            _ => {
+                let from = numbers.below(other.len());
+                data.splice(at..at, other[from..].iter().copied());
+            }
+        }
+        data.truncate(8192);
+    }
+
+    /// Good values of all kinds, from the vectors: text, content and wire forms.
+    fn seeds() -> Vec<Vec<u8>> {
+        let file = include_str!("../tests/vectors/tokens.json");
+        let vectors: serde_json::Value = serde_json::from_str(file).unwrap();
+        let mut seeds = vec![Vec::new(), br#"{"a":[1,2,{"b":null}],"c":"\u0001"}"#.to_vec(), b"%69 VD92EX0".to_vec()];
+        for case in vectors["cases"].as_array().unwrap().iter().filter(|case| case["result"] == "ok") {
+            let text = case["text"].as_str().unwrap();
+            seeds.push(text.as_bytes().to_vec());
+            seeds.extend(blob::read_one_of(&Type::ALL, text).map(|(_, content)| content));
+            seeds.extend(data_encoding::HEXLOWER.decode(text.as_bytes()));
+        }
+        seeds
+    }
+
+    #[test]
+    fn decoders_survive_mutated_seeds() {
+        let seeds = seeds();
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        for target in TARGETS {
+            seeds.iter().for_each(|seed| (target.run)(seed));
+            for _ in 0..RUNS {
+                let mut data = seeds[numbers.below(seeds.len())].clone();
+                for _ in 0..=numbers.below(4) {
+                    let other = numbers.below(seeds.len());
+                    mutate(&mut data, &seeds[other], &mut numbers);
+                }
+                (target.run)(&data);
+            }
+        }
+    }
+
+    /// The folder, its manifest and the list above name the same targets.
+    #[test]
+    fn every_target_has_its_file() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
+        let manifest: toml::Table = std::fs::read_to_string(format!("{folder}/Cargo.toml")).unwrap().parse().unwrap();
+        let mut bins: Vec<_> = manifest["bin"].as_array().unwrap().iter().map(|bin| bin["name"].as_str().unwrap().to_owned()).collect();
+        bins.sort();
+        let mut names: Vec<_> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+        names.sort();
+        assert_eq!(bins, names);
+        for name in names {
+            let file = std::fs::read_to_string(format!("{folder}/fuzz_targets/{name}.rs")).unwrap();
+            assert!(file.contains(&format!("fuzzing::{name}(data)")), "{name}");
+        }
+    }
+}
