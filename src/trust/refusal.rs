@@ -192,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn the_document_names_each_code() {
+        let document = include_str!("../../docs/protocol.md");
+        let (_, section) = document.split_once("\n## Refusals\n").unwrap();
+        for refusal in Refusal::ALL {
+            assert!(section.contains(&format!("`{refusal}`")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_grant_is_newer_or_false() {
+        assert_eq!(Refusal::of_unreadable_grant(&CborError::Unknown(11)), Refusal::UpgradeRequired);
+        assert_eq!(Refusal::of_unreadable_grant(&CborError::NotCanonical), Refusal::GrantSignature);
+    }
+
+    #[test]
     fn an_unknown_code_is_cut_and_cleaned() {
         let error = "\u{1b}[2Jpay-first".parse::<Refusal>().unwrap_err();
         assert_eq!(error, UnknownRefusal("[2Jpay-first".into()));
