@@ -11,6 +11,8 @@ pub mod gate;
 mod guest;
 pub mod log;
 pub mod meter;
+#[cfg(test)]
+mod process_tests;
 pub mod ready;
 mod serve;
 mod slots;

@@ -55,11 +55,11 @@ impl Node {
     /// Opens the state folder and the port; returns when connections are accepted.
     pub fn start(config: Config, log: Log) -> Result<Node> {
         let sources = Sources::system(config.name_servers.clone());
-        Self::start_with(config, log, sources)
+        Self::start_with(config, log, &sources)
     }
 
     /// As [`Node::start`], with names from somewhere else than the system's files.
-    pub fn start_with(config: Config, log: Log, sources: Sources) -> Result<Node> {
+    pub fn start_with(config: Config, log: Log, sources: &Sources) -> Result<Node> {
         config.check()?;
         raise_descriptor_limit();
         let state = State::open(&config.state_dir)?;
@@ -78,7 +78,7 @@ impl Node {
         let policy = Policy::new(allow, vec![address]);
         let fixed_owner = config.owner_key()?;
         let core = Arc::new(Core::new(Parts { config, fixed_owner, key, address, log, gate, acceptor, policy }));
-        let shards = Shards::start(&core, &sources)?;
+        let shards = Shards::start(&core, sources)?;
         let supervisor = {
             let core = core.clone();
             let runtime = runtime()?;
