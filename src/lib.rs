@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod encoding;
 pub mod error;
 pub mod exit;

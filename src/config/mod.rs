@@ -6,9 +6,11 @@
 pub mod fs;
 mod label;
 mod paths;
+mod settings;
 pub mod size;
 pub mod time;
 
 pub use label::Label;
 pub use paths::Paths;
+pub use settings::{ConnectSettings, DEFAULT as DEFAULT_SETTINGS, InviteSettings, KeyringSettings, Settings};
 pub use size::{bytes, parse_bytes, parse_rate, rate};

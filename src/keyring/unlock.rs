@@ -67,6 +67,13 @@ impl Unlock {
         self
     }
 
+    /// Uses this key file unless another was named; for what the settings say.
+    #[must_use]
+    pub fn or_key_file(mut self, path: Option<PathBuf>) -> Self {
+        self.key_file = self.key_file.or(path);
+        self
+    }
+
     /// Reads the passphrase here; wins over the environment.
     #[must_use]
     pub fn with_passphrase(mut self, from: PassphraseFrom) -> Self {

@@ -138,12 +138,12 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    fn with<T: Body>(&self, body: &Map<String, Value>, apply: impl Fn(&Self, T) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+    fn with<T: Body>(&self, body: &Map<String, Value>, apply: impl Fn(&Self, &T) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
         let parsed: Result<T> = kinds::parse(body);
-        parsed.map_or(Ok(()), |body| apply(self, body))
+        parsed.map_or(Ok(()), |body| apply(self, &body))
     }
 
-    fn deployed(&self, body: kinds::MachineDeployed) -> rusqlite::Result<()> {
+    fn deployed(&self, body: &kinds::MachineDeployed) -> rusqlite::Result<()> {
         run(
             self.conn,
             "INSERT OR REPLACE INTO machines (label, provider, address, node_key, state, owner, cover, dir, detail, created_ms, changed_ms, span)
@@ -156,7 +156,7 @@ impl At<'_> {
         )
     }
 
-    fn claimed(&self, body: kinds::MachineClaimed) -> rusqlite::Result<()> {
+    fn claimed(&self, body: &kinds::MachineClaimed) -> rusqlite::Result<()> {
         run(
             self.conn,
             "UPDATE machines SET state = 'claimed', node_key = :node_key, address = coalesce(:address, address), seed_source = :seed_source,
@@ -168,7 +168,7 @@ impl At<'_> {
         )
     }
 
-    fn reconnected(&self, body: kinds::MachineReconnected) -> rusqlite::Result<()> {
+    fn reconnected(&self, body: &kinds::MachineReconnected) -> rusqlite::Result<()> {
         run(
             self.conn,
             "UPDATE machines SET node_key = coalesce(:node_key, node_key), address = coalesce(:address, address), changed_ms = :ms
@@ -179,11 +179,11 @@ impl At<'_> {
         )
     }
 
-    fn destroyed(&self, body: kinds::MachineDestroyed) -> rusqlite::Result<()> {
+    fn destroyed(&self, body: &kinds::MachineDestroyed) -> rusqlite::Result<()> {
         run(self.conn, "DELETE FROM machines WHERE label = ?1", params![body.label.as_str()])
     }
 
-    fn issued(&self, body: kinds::GrantIssued) -> rusqlite::Result<()> {
+    fn issued(&self, body: &kinds::GrantIssued) -> rusqlite::Result<()> {
         run(
             self.conn,
             "INSERT OR IGNORE INTO grants (id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, pos, span)
@@ -197,16 +197,16 @@ impl At<'_> {
         )
     }
 
-    fn revoked(&self, body: kinds::GrantRevoked) -> rusqlite::Result<()> {
+    fn revoked(&self, body: &kinds::GrantRevoked) -> rusqlite::Result<()> {
         // The first revocation counts; a later one cannot move its time.
         run(
             self.conn,
             "UPDATE grants SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
-            params![body.id.to_string(), int(body.at), body.reason, body.revocation.map(|b| b.0)],
+            params![body.id.to_string(), int(body.at), body.reason, body.revocation.as_ref().map(|b| &b.0)],
         )
     }
 
-    fn reused(&self, body: kinds::GrantReused) -> rusqlite::Result<()> {
+    fn reused(&self, body: &kinds::GrantReused) -> rusqlite::Result<()> {
         let node = body.node.as_ref().map_or("", |n| n.as_str());
         run(
             self.conn,
@@ -216,7 +216,7 @@ impl At<'_> {
         )
     }
 
-    fn accepted(&self, body: kinds::ExitAccepted) -> rusqlite::Result<()> {
+    fn accepted(&self, body: &kinds::ExitAccepted) -> rusqlite::Result<()> {
         run(
             self.conn,
             "INSERT OR REPLACE INTO exits (name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span)
@@ -235,11 +235,11 @@ impl At<'_> {
         )
     }
 
-    fn forgotten(&self, body: kinds::ExitForgotten) -> rusqlite::Result<()> {
+    fn forgotten(&self, body: &kinds::ExitForgotten) -> rusqlite::Result<()> {
         run(self.conn, "DELETE FROM exits WHERE name = ?1", params![body.name.as_str()])
     }
 
-    fn pinned(&self, body: kinds::NodePinned) -> rusqlite::Result<()> {
+    fn pinned(&self, body: &kinds::NodePinned) -> rusqlite::Result<()> {
         run(
             self.conn,
             "INSERT OR REPLACE INTO pins (address, node_key, pinned_ms) VALUES (?1, ?2, ?3)",

@@ -1,7 +1,7 @@
 //! Answers from the projections, as typed rows.
 
-use super::kinds::GrantLimits;
-use super::span::{B64, SpanId};
+use super::kinds::{self, GrantLimits};
+use super::span::{B64, Span, SpanId};
 use super::{Ledger, store};
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
@@ -191,6 +191,18 @@ impl Ledger {
     pub fn pinned(&self, address: &str) -> Result<Option<B64<32>>> {
         let found = self.rows("SELECT node_key FROM pins WHERE address = ?1", [address], |row| parsed(row, 0))?;
         Ok(found.into_iter().next())
+    }
+
+    /// The identity this ledger belongs to, as its first span says; none while it is empty.
+    pub fn identity(&self) -> Result<Option<B64<32>>> {
+        let found = self.rows("SELECT bytes FROM spans ORDER BY pos LIMIT 1", [], |row| row.get::<_, Vec<u8>>(0))?;
+        let Some(bytes) = found.first() else { return Ok(None) };
+        let damaged = |what: String| {
+            Error::new(Code::Ledger, format!("the first span of {} is damaged: {what}", self.path().display()))
+                .hint("portdistrict ledger verify")
+        };
+        let span = Span::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+        kinds::parse::<kinds::IdentityCreated>(&span.body).map(|body| Some(body.identity)).map_err(|error| damaged(error.to_string()))
     }
 
     /// Whether a device has begun its chain here.

@@ -1,0 +1,149 @@
+//! What the user set in `config.toml`. The commented defaults are compiled in; an unknown key is refused with its line.
+
+use super::{Paths, fs, time};
+use crate::error::{Code, Error, Result};
+use serde::{Deserialize, Deserializer};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The largest settings file that is read.
+const LIMIT: usize = 64 * 1024;
+
+/// Every setting with its default and a comment; the text `portdistrict` would have written for you.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// The settings, each with its default.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// How long a command waits for others.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// The keyring.
+    pub keyring: KeyringSettings,
+    /// What `exit invite` grants unless told otherwise.
+    pub invite: InviteSettings,
+    /// Where `exit connect` listens.
+    pub connect: ConnectSettings,
+}
+
+/// The section `[keyring]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyringSettings {
+    /// The key file, if it is not next to the keyring.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The section `[invite]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InviteSettings {
+    /// How long a new grant lasts.
+    #[serde(deserialize_with = "duration")]
+    pub lifetime: Duration,
+}
+
+/// The section `[connect]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectSettings {
+    /// The proxy's address; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            timeout: Duration::from_secs(30),
+            keyring: KeyringSettings::default(),
+            invite: InviteSettings::default(),
+            connect: ConnectSettings::default(),
+        }
+    }
+}
+
+impl Default for InviteSettings {
+    fn default() -> Self {
+        InviteSettings { lifetime: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+impl Default for ConnectSettings {
+    fn default() -> Self {
+        ConnectSettings { listen: SocketAddr::from(([127, 0, 0, 1], 1080)) }
+    }
+}
+
+impl Settings {
+    /// Reads `config.toml`; a missing file means the defaults.
+    pub fn load(paths: &Paths) -> Result<Settings> {
+        let file = paths.settings_file();
+        let bytes = match fs::read(&file, LIMIT) {
+            Err(error) if error.code() == Code::NotFound => return Ok(Settings::default()),
+            other => other?,
+        };
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::new(Code::Precondition, format!("{} is not UTF-8 text", file.display())).hint("save it as UTF-8"))?;
+        Self::parse(&text, &file)
+    }
+
+    fn parse(text: &str, file: &Path) -> Result<Settings> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            Error::new(Code::Precondition, format!("{} line {line}: {}", file.display(), error.message()))
+                .hint(format!("correct it, or move it away: mv {0} {0}.old", fs::shell_quote(file)))
+        })
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    time::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings> {
+        Settings::parse(text, Path::new("/home/config.toml"))
+    }
+
+    #[test]
+    fn the_compiled_in_text_says_the_defaults() {
+        assert_eq!(parse(DEFAULT).unwrap(), Settings::default());
+        let uncommented: String =
+            DEFAULT.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).fold(String::new(), |all, line| all + line + "\n");
+        let all = parse(&uncommented).unwrap();
+        assert_eq!(all.keyring.key_file.as_deref(), Some(Path::new("/media/stick/keyring.key")));
+        assert_eq!(Settings { keyring: KeyringSettings::default(), ..all }, Settings::default());
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused_with_file_and_line() {
+        for (text, line, word) in [
+            ("colour = 1\n", 1, "colour"),
+            ("timeout = \"5s\"\n\n[invite]\nlifetim = \"1h\"\n", 4, "lifetim"),
+            ("[invite]\nlifetime = \"soon\"\n", 2, "soon"),
+            ("[connect]\nlisten = \"localhost\"\n", 2, "socket"),
+            ("timeout = 5\n", 1, "string"),
+            ("[invite\n", 1, ""),
+            ("timeout = \"ü\"\n", 1, "ü"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.message().starts_with(&format!("/home/config.toml line {line}: ")), "{error}");
+            assert!(error.message().contains(word), "{error}");
+            assert!(error.hint_text().unwrap().contains("mv /home/config.toml"));
+        }
+    }
+
+    #[test]
+    fn a_missing_file_means_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::find(Some(dir.path())).unwrap();
+        assert_eq!(Settings::load(&paths).unwrap(), Settings::default());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
