@@ -3,8 +3,13 @@
 //! `way` knows how to reach a node, `tunnel` keeps a session to it, `proxy` offers it to local programs; `invite`,
 //! `accept`, `try_`, `connect` and `grants` are the acts that people know.
 
+mod browser;
 pub mod guard;
 pub mod health;
 pub mod proxy;
+pub mod try_;
 pub mod tunnel;
 pub mod way;
+
+#[cfg(test)]
+mod testing;

@@ -2,11 +2,12 @@
 
 use super::proxy::{DialError, Dialer};
 use super::way::{Failure, Reached, Way};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::session::Stream;
-use crate::session::messages::{ExitReply, ExitRequest};
+use crate::session::messages::{ExitReply, ExitRequest, MAX_HOST};
+use crate::trust::Refusal;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
@@ -14,6 +15,9 @@ use tokio::sync::watch;
 const BACK_OFF: [u64; 5] = [1, 2, 5, 10, 30];
 /// How long a local request waits for a session that is being made anew.
 pub const WAIT_FOR_SESSION: Duration = Duration::from_secs(20);
+/// A session that lasted so long was a good one: the next attempt is made at once. After a shorter one the back-off goes on,
+/// so that a node that welcomes and hangs up is not asked without end.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// How long a node may take to open a destination, its own deadlines included.
 const WAIT_FOR_REPLY: Duration = Duration::from_secs(45);
 
@@ -32,7 +36,7 @@ pub enum State {
     /// A session stands.
     Up(Reached),
     /// The node refuses for good.
-    Refused(String),
+    Refused(Refusal),
 }
 
 /// A session to a node that is made anew whenever it ends.
@@ -65,13 +69,34 @@ impl Tunnel {
         self.state.clone()
     }
 
+    /// Tells every change of state until the node refuses for good, which is the error this ends with.
+    pub async fn follow(&self, tell: impl Fn(&State)) -> Error {
+        let mut states = self.state.clone();
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            tell(&state);
+            if let State::Refused(refusal) = state {
+                return refusal.to_error(&format!("exit `{}`", self.name));
+            }
+        }
+        Error::new(Code::Failed, format!("exit `{}` is not kept any more", self.name)).hint("connect again")
+    }
+
     async fn reached(&self) -> Result<Reached, DialError> {
         let mut state = self.state.clone();
-        let up = state.wait_for(|state| !matches!(state, State::Connecting { .. }));
+        // A session may be over before its keeper has noticed: then the next one is what to wait for.
+        let up = state.wait_for(|state| match state {
+            State::Up(reached) => !reached.session.is_closed(),
+            State::Connecting { .. } => false,
+            State::Refused(_) => true,
+        });
         match tokio::time::timeout(WAIT_FOR_SESSION, up).await {
             Ok(Ok(state)) => match &*state {
                 State::Up(reached) => Ok(reached.clone()),
-                State::Refused(why) => Err(DialError { reply: ExitReply::NotAllowed, sentence: why.clone() }),
+                State::Refused(refusal) => {
+                    let exit = format!("exit `{}`", self.name);
+                    Err(DialError { reply: ExitReply::NotAllowed, sentence: format!("{}; {}.", refusal.for_friend(&exit), refusal.remedy()) })
+                }
                 State::Connecting { .. } => Err(self.away()),
             },
             _ => Err(self.away()),
@@ -104,8 +129,8 @@ impl Tunnel {
 
 impl Dialer for Tunnel {
     async fn dial(&self, host: &str, port: u16, early: &[u8]) -> Result<Stream, DialError> {
-        if host.len() > crate::session::messages::MAX_HOST {
-            return Err(self.explain(ExitReply::HostUnreachable, "a name of more than 255 characters", port));
+        if host.is_empty() || host.len() > MAX_HOST {
+            return Err(self.explain(ExitReply::HostUnreachable, "a name that is empty or has more than 255 characters", port));
         }
         let mut first = ExitRequest { host: host.to_owned(), port }.first_bytes();
         first.extend_from_slice(early);
@@ -126,36 +151,43 @@ impl Dialer for Tunnel {
 }
 
 async fn keep(way: Way, mut reached: Reached, state: watch::Sender<State>) {
+    let mut attempt = 0;
     loop {
+        let begun = Instant::now();
         reached.session.closed().await;
-        match again(&way, &state).await {
-            Some(next) => reached = next,
-            None => return,
+        attempt = if begun.elapsed() >= GOOD_SESSION { 0 } else { attempt };
+        match again(&way, &state, &mut attempt).await {
+            Ok(next) => reached = next,
+            Err(refusal) => {
+                state.send_replace(State::Refused(refusal));
+                return;
+            }
         }
         state.send_replace(State::Up(reached.clone()));
     }
 }
 
-/// Tries until a session stands; `None` once the node refuses for good.
-async fn again(way: &Way, state: &watch::Sender<State>) -> Option<Reached> {
+/// Tries until a session stands, or until the node refuses for good.
+async fn again(way: &Way, state: &watch::Sender<State>, attempt: &mut usize) -> Result<Reached, Refusal> {
     let mut why = Some("the session ended".to_owned());
-    for attempt in 1.. {
+    loop {
+        *attempt += 1;
         // The first attempt is made at once: a node that was restarted answers already.
-        let wait = if attempt == 1 { 0 } else { BACK_OFF[(attempt - 2).min(BACK_OFF.len() - 1)] };
+        let wait = if *attempt == 1 { 0 } else { BACK_OFF[(*attempt - 2).min(BACK_OFF.len() - 1)] };
         tracing::info!(attempt, wait, why = why.as_deref(), "reconnecting");
-        state.send_replace(State::Connecting { attempt, wait, why: why.take() });
+        state.send_replace(State::Connecting { attempt: *attempt, wait, why: why.take() });
         tokio::time::sleep(Duration::from_secs(wait)).await;
         match way.reach().await {
-            Ok(reached) => return Some(reached),
-            Err(Failure::Refused(code, error)) if !code.is_passing() => {
-                state.send_replace(State::Refused(error.to_string()));
-                return None;
-            }
+            Ok(reached) => return Ok(reached),
+            Err(Failure::Refused(refusal, _)) if !refusal.is_passing() => return Err(refusal),
             Err(failure) => {
                 let error = failure.into_error();
                 why = Some(error.causes().first().cloned().unwrap_or_else(|| error.to_string()));
             }
         }
     }
-    None
 }
+
+#[cfg(test)]
+#[path = "tunnel_tests.rs"]
+mod tests;

@@ -1,4 +1,7 @@
 //! The local proxy: SOCKS5 (and 4a), HTTP CONNECT and plain HTTP on one loopback port, told apart by their first byte.
+//!
+//! A request is read and answered here, then its bytes go through [`relay`]. Nothing of the request stays in memory while
+//! a connection is open: an idle one costs its task and no buffer.
 
 mod http;
 mod socks;
@@ -13,18 +16,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A burst of 2,000 connections must not meet SYN retransmits; the kernel may cut this down.
 const BACKLOG: u32 = 4096;
 /// Time for a local program to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes that travel in the same flight as the request; what a local program sent beyond them follows.
+const MAX_EARLY: usize = 16 * 1024;
+/// How much of what a refused program goes on sending is read, and for how long, so that it sees the answer, not a reset.
+const MAX_DRAIN: u64 = 1024 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a destination was not reached: the code for SOCKS and a sentence for people.
 #[derive(Clone, Debug)]
 pub struct DialError {
-    /// RFC 1928 §6 code.
+    /// What the node answered, or what comes nearest.
     pub reply: ExitReply,
     /// What a person should read.
     pub sentence: String,
@@ -69,7 +77,7 @@ impl Proxy {
                 Ok((tcp, _)) => {
                     let dialer = dialer.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = serve(tcp, &*dialer).await {
+                        if let Err(error) = serve(tcp, dialer).await {
                             tracing::debug!(%error, "a local connection ended");
                         }
                     });
@@ -86,24 +94,100 @@ impl Proxy {
     }
 }
 
-async fn serve<D: Dialer>(tcp: TcpStream, dialer: &D) -> io::Result<()> {
+/// What a local program wants.
+struct Wanted {
+    host: String,
+    port: u16,
+    /// For the destination: what came along with the request.
+    early: Vec<u8>,
+    form: Form,
+}
+
+/// How it is answered.
+enum Form {
+    Socks(tor_socksproto::SocksRequest),
+    Connect,
+    /// The origin itself answers.
+    Http,
+}
+
+/// What came of reading a request.
+enum Asked {
+    For(Wanted),
+    /// Cannot be done; the program is told so.
+    Not(Vec<u8>),
+    /// It went away.
+    Nothing,
+}
+
+impl Form {
+    fn granted(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Form::Socks(request) => socks::reply(request, ExitReply::Open),
+            Form::Connect => Ok(b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec()),
+            Form::Http => Ok(Vec::new()),
+        }
+    }
+
+    fn refused(&self, error: &DialError) -> io::Result<Vec<u8>> {
+        match self {
+            Form::Socks(request) => socks::reply(request, error.reply),
+            Form::Connect | Form::Http => Ok(http::answer(http::status(error.reply), &error.sentence)),
+        }
+    }
+}
+
+async fn serve<D: Dialer>(tcp: TcpStream, dialer: Arc<D>) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let opened = tokio::time::timeout(REQUEST_TIMEOUT, open(tcp, dialer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    match opened {
-        Some((tcp, stream)) => relay(tcp, stream, &Unmetered).await.1,
+    // Boxed, so that the task holds only the relay once this is over.
+    match Box::pin(open(tcp, &*dialer)).await? {
+        Some((tcp, stream)) => {
+            drop(dialer);
+            relay(tcp, stream, &Unmetered).await.1
+        }
         None => Ok(()),
     }
 }
 
-/// Talks to the local program until a stream is open; `None` if it was told why there is none. Its buffers are gone
-/// when the relay begins: an idle connection holds none.
+/// Talks to the local program until a stream is open; `None` if it was told why there is none.
 async fn open<D: Dialer>(mut tcp: TcpStream, dialer: &D) -> io::Result<Option<(TcpStream, Stream)>> {
-    let mut head = Vec::with_capacity(1024);
+    let asked = tokio::time::timeout(REQUEST_TIMEOUT, ask(&mut tcp)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let wanted = match asked {
+        Asked::For(wanted) => wanted,
+        Asked::Not(answer) => return refuse(tcp, &answer).await,
+        Asked::Nothing => return Ok(None),
+    };
+    let (early, later) = wanted.early.split_at(wanted.early.len().min(MAX_EARLY));
+    match dialer.dial(&wanted.host, wanted.port, early).await {
+        Ok(mut stream) => {
+            let answer = wanted.form.granted()?;
+            tcp.write_all(&answer).await?;
+            stream.write_all(later).await?;
+            Ok(Some((tcp, stream)))
+        }
+        Err(error) => {
+            tracing::info!("{}", error.sentence);
+            refuse(tcp, &wanted.form.refused(&error)?).await
+        }
+    }
+}
+
+async fn ask(tcp: &mut TcpStream) -> io::Result<Asked> {
+    let mut head = Vec::with_capacity(socks::LIMIT);
     if tcp.read_buf(&mut head).await? == 0 {
-        return Ok(None);
+        return Ok(Asked::Nothing);
     }
     match head[0] {
-        4 | 5 => socks::open(tcp, head, dialer).await,
-        _ => http::open(tcp, head, dialer).await,
+        4 | 5 => socks::ask(tcp, head).await,
+        _ => http::ask(tcp, head).await,
     }
+}
+
+/// Answers and closes, so that the answer arrives: closing with unread bytes would reset the connection.
+async fn refuse<T>(mut tcp: TcpStream, answer: &[u8]) -> io::Result<Option<T>> {
+    tcp.write_all(answer).await?;
+    tcp.shutdown().await?;
+    let drain = async { tokio::io::copy(&mut tcp.take(MAX_DRAIN), &mut tokio::io::sink()).await };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
+    Ok(None)
 }

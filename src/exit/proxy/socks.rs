@@ -1,68 +1,66 @@
 //! SOCKS 5 and 4a (RFC 1928): the wire format is `tor-socksproto`'s.
 
-use super::Dialer;
-use crate::session::Stream;
+use super::{Asked, Form, Wanted};
 use crate::session::messages::ExitReply;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tor_socksproto::{Buffer, Handshake, NextStep, SocksCmd, SocksProxyHandshake, SocksRequest, SocksStatus};
+use tor_socksproto::{Buffer, Error, Handshake, NextStep, SocksCmd, SocksProxyHandshake, SocksRequest, SocksStatus};
 
 /// Longest handshake: two messages of SOCKS5 with name and password.
-const LIMIT: usize = 1024;
+pub(super) const LIMIT: usize = 1024;
 
-pub(super) async fn open<D: Dialer>(mut tcp: TcpStream, head: Vec<u8>, dialer: &D) -> io::Result<Option<(TcpStream, Stream)>> {
-    let (request, early) = handshake(&mut tcp, head).await?;
-    if request.command() != SocksCmd::CONNECT {
-        tcp.write_all(&reply(&request, SocksStatus::COMMAND_NOT_SUPPORTED)?).await?;
-        return Ok(None);
-    }
-    let host = request.addr().to_string();
-    match dialer.dial(&host, request.port(), &early).await {
-        Ok(stream) => {
-            tcp.write_all(&reply(&request, SocksStatus::SUCCEEDED)?).await?;
-            Ok(Some((tcp, stream)))
-        }
+/// Reads a handshake of which `head` came already.
+pub(super) async fn ask(tcp: &mut TcpStream, head: Vec<u8>) -> io::Result<Asked> {
+    let version = head[0];
+    let (request, early) = match handshake(tcp, head).await? {
+        Ok(whole) => whole,
+        Err(Error::UnexpectedEof) => return Ok(Asked::Nothing),
         Err(error) => {
-            tracing::info!("{}", error.sentence);
-            tcp.write_all(&reply(&request, status(error.reply))?).await?;
-            tcp.shutdown().await?;
-            Ok(None)
+            tracing::debug!(%error, "a SOCKS request that cannot be read");
+            return Ok(Asked::Not(cannot_read(version, &error)));
         }
+    };
+    if request.command() != SocksCmd::CONNECT {
+        return encoded(&request, SocksStatus::COMMAND_NOT_SUPPORTED).map(Asked::Not);
     }
+    Ok(Asked::For(Wanted { host: request.addr().to_string(), port: request.port(), early, form: Form::Socks(request) }))
 }
 
-async fn handshake(tcp: &mut TcpStream, head: Vec<u8>) -> io::Result<(SocksRequest, Vec<u8>)> {
-    let mut bytes = head;
-    let filled = bytes.len();
-    bytes.resize(LIMIT.max(filled), 0);
-    let mut buffer: Buffer = Buffer::from_parts(bytes.into_boxed_slice(), filled);
+async fn handshake(tcp: &mut TcpStream, mut head: Vec<u8>) -> io::Result<Result<(SocksRequest, Vec<u8>), Error>> {
+    let filled = head.len();
+    head.resize(LIMIT.max(filled), 0);
+    let mut buffer: Buffer = Buffer::from_parts(head.into_boxed_slice(), filled);
     let mut handshake = SocksProxyHandshake::new();
-    let bad = |error: tor_socksproto::Error| io::Error::new(io::ErrorKind::InvalidData, error);
     loop {
-        match handshake.step(&mut buffer).map_err(bad)? {
-            NextStep::Send(data) => tcp.write_all(&data).await?,
-            NextStep::Recv(mut step) => {
+        match handshake.step(&mut buffer) {
+            Ok(NextStep::Send(data)) => tcp.write_all(&data).await?,
+            Ok(NextStep::Recv(mut step)) => {
                 let n = tcp.read(step.buf()).await?;
-                step.note_received(n).map_err(bad)?;
+                if let Err(error) = step.note_received(n) {
+                    return Ok(Err(error));
+                }
             }
-            NextStep::Finished(done) => return Ok(done.into_output_and_vec()),
+            Ok(NextStep::Finished(done)) => return Ok(Ok(done.into_output_and_vec())),
+            Err(error) => return Ok(Err(error)),
         }
     }
 }
 
-/// The codes of RFC 1928 §6; those of our own become "general failure".
-fn status(reply: ExitReply) -> SocksStatus {
-    match reply {
-        ExitReply::Open => SocksStatus::SUCCEEDED,
-        ExitReply::Failed | ExitReply::LimitReached | ExitReply::Busy => SocksStatus::GENERAL_FAILURE,
-        ExitReply::NotAllowed => SocksStatus::NOT_ALLOWED,
-        ExitReply::NetworkUnreachable => SocksStatus::NETWORK_UNREACHABLE,
-        ExitReply::HostUnreachable => SocksStatus::HOST_UNREACHABLE,
-        ExitReply::ConnectionRefused => SocksStatus::CONNECTION_REFUSED,
+/// The answer to what is no request: there is none to build it from (RFC 1928 §6; 0x5b is SOCKS4's only refusal).
+fn cannot_read(version: u8, error: &Error) -> Vec<u8> {
+    if version == 4 {
+        return vec![0, 0x5b, 0, 0, 0, 0, 0, 0];
     }
+    let status = if matches!(error, Error::NotImplemented(_)) { SocksStatus::COMMAND_NOT_SUPPORTED } else { SocksStatus::GENERAL_FAILURE };
+    vec![5, status.into(), 0, 1, 0, 0, 0, 0, 0, 0]
 }
 
-fn reply(request: &SocksRequest, status: SocksStatus) -> io::Result<Vec<u8>> {
+/// The answer for a SOCKS client, which knows only the codes of RFC 1928 §6.
+pub(super) fn reply(request: &SocksRequest, reply: ExitReply) -> io::Result<Vec<u8>> {
+    encoded(request, SocksStatus::from(reply.socks()))
+}
+
+fn encoded(request: &SocksRequest, status: SocksStatus) -> io::Result<Vec<u8>> {
     request.reply(status, None).map_err(|error| io::Error::other(error.to_string()))
 }

@@ -1,0 +1,138 @@
+//! A node for tests of the friend's side: answers what the tests ask for, and can be stopped and started again.
+
+use super::way::Way;
+use crate::config::time::now_s;
+use crate::session::messages::{ExitReply, ExitRequest, Kind, Message, read_first};
+use crate::session::{Acceptor, Hello, Incoming, ReplayGuard, Session, Stream, Unmetered, Welcome, relay};
+use crate::token::Limits;
+use crate::trust::Refusal;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+const NODE: [u8; 32] = [0x22; 32];
+const CLIENT: [u8; 32] = [0x11; 32];
+
+/// What the node did and shall do.
+#[derive(Default)]
+pub(super) struct Desk {
+    pub(super) sessions: Vec<Session>,
+    pub(super) asked: Vec<(String, u16)>,
+    pub(super) refuse: Option<Refusal>,
+}
+
+pub(super) struct FakeNode {
+    pub(super) address: SocketAddr,
+    pub(super) desk: Arc<Mutex<Desk>>,
+    task: JoinHandle<()>,
+}
+
+impl FakeNode {
+    pub(super) async fn start() -> FakeNode {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    pub(super) async fn start_at(address: SocketAddr) -> FakeNode {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let desk = Arc::new(Mutex::new(Desk::default()));
+        let task = tokio::spawn(serve(listener, desk.clone()));
+        FakeNode { address, desk, task }
+    }
+
+    /// Ends it with all its sessions.
+    pub(super) fn stop(&self) {
+        self.task.abort();
+        self.desk.lock().unwrap().sessions.iter().for_each(Session::close);
+    }
+
+    pub(super) fn way(&self) -> Way {
+        Way {
+            name: "home".to_owned(),
+            addresses: vec![self.address.to_string()],
+            node: crate::keyring::x25519_public(&NODE),
+            secret: Zeroizing::new(CLIENT),
+            hello: Hello { grant: Vec::new(), bind: None, version: "test".to_owned() },
+        }
+    }
+}
+
+impl Drop for FakeNode {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn serve(listener: TcpListener, desk: Arc<Mutex<Desk>>) {
+    let acceptor = Acceptor::new(&NODE, None, ReplayGuard::in_memory());
+    loop {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let Ok(Incoming::Session(request)) = acceptor.accept(tcp, now_s()).await else { continue };
+        let refuse = desk.lock().unwrap().refuse;
+        if let Some(refusal) = refuse {
+            request.refuse(refusal, "because of the test").await.unwrap();
+            continue;
+        }
+        let welcome = Welcome { session_id: [0; 16], limits: Limits::default(), expires: now_s() + 60 };
+        let Ok(session) = request.welcome(welcome).await else { continue };
+        desk.lock().unwrap().sessions.push(session.clone());
+        tokio::spawn(streams(session, desk.clone()));
+    }
+}
+
+async fn streams(session: Session, desk: Arc<Mutex<Desk>>) {
+    while let Some(stream) = session.accept().await {
+        tokio::spawn(one(stream, desk.clone()));
+    }
+}
+
+/// Names decide: `N.reply.test` is answered with code N, everything else is this computer.
+async fn one(mut stream: Stream, desk: Arc<Mutex<Desk>>) {
+    let (kind, request) = read_first(&mut stream).await.unwrap();
+    if kind == Kind::Echo {
+        let mut bytes = [0; 32];
+        stream.read_exact(&mut bytes).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        return;
+    }
+    let request = ExitRequest::decode(&request).unwrap();
+    desk.lock().unwrap().asked.push((request.host.clone(), request.port));
+    if let Some(code) = request.host.strip_suffix(".reply.test") {
+        stream.write_all(&[code.parse().unwrap()]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // The friend's side ends it; a reset now could overtake the code.
+        let _ = stream.read_u8().await;
+        return;
+    }
+    match TcpStream::connect(("127.0.0.1", request.port)).await {
+        Ok(tcp) => {
+            stream.write_all(&[ExitReply::Open as u8]).await.unwrap();
+            let _ = relay(tcp, stream, &Unmetered).await;
+        }
+        Err(_) => stream.write_all(&[ExitReply::ConnectionRefused as u8]).await.unwrap(),
+    }
+}
+
+/// A server that answers each connection with what it was sent until then, in upper case.
+pub(super) async fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65536];
+                loop {
+                    match tcp.read(&mut buffer).await {
+                        Ok(n) if n > 0 => tcp.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap(),
+                        _ => return,
+                    }
+                }
+            });
+        }
+    });
+    address
+}
