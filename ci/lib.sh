@@ -56,5 +56,17 @@ want_toolchain() {
   have cargo || die "no Rust toolchain (cargo is not on PATH)" "install Rust 1.92 or newer, then run this again"
 }
 
+# Cargo for the static release: `release_cargo build …`. With --target the flag stays off build scripts and procedural macros,
+# which cannot be static. An own RUSTFLAGS would replace it, so that one is put aside.
+release_target() { rustc -vV | sed -n 's/^host: //p'; }
+release_cargo() {
+  local target command=$1
+  target=$(release_target)
+  shift
+  case "$target" in *-linux-*) ;; *) die "the release binary is for Linux, this is $target" ;; esac
+  env -u RUSTFLAGS "CARGO_TARGET_$(printf %s "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS=-C target-feature=+crt-static" \
+    cargo "$command" --release --locked --target "$target" "$@"
+}
+
 # Where cargo puts what it builds for the profile folder $1 (debug, release), as seen by others.
 built() { printf '%s/%s/portdistrict\n' "$CARGO_TARGET_DIR" "$1"; }
