@@ -233,3 +233,26 @@ async fn bounds_draining_and_usage() {
     let state = State::open(&dir.path().join("state")).unwrap();
     assert_eq!(state.snapshot().unwrap().grants[&[1; 8]].down, 400);
 }
+
+#[tokio::test]
+async fn on_a_full_disk_nobody_is_promised_anything_and_later_it_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = gate(&dir);
+    // SQLite's own way to have no room left; what fits into the pages that exist is used up first.
+    gate.state().limit_pages(1);
+    let mut filled = 0u64;
+    let error = loop {
+        filled += 1;
+        if let Err(error) = gate.state().bind(&filled.to_be_bytes(), &PHONE, true, 1, 0) {
+            break error;
+        }
+    };
+    assert!(error.hint_text().unwrap().contains("free some space"), "{error:?}");
+    let mut grant_2 = grant(2, Mode::Once);
+    grant_2.id = filled.to_be_bytes();
+    assert_eq!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(PHONE)), now_s()).await.err(), Some(Refusal::Busy));
+    assert!(log_of(&gate).contains("storage.failed"));
+    gate.state().limit_pages(1_000_000);
+    assert!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(LAPTOP)), now_s()).await.is_ok());
+    assert_eq!(gate.admit(SUBJECT, &hello(grant_2, Some(PHONE)), now_s()).await.err(), Some(Refusal::GrantBoundElsewhere));
+}

@@ -163,6 +163,12 @@ impl State {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes the disk look full, or not any more.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        self.lock().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("a number of pages");
+    }
+
     /// One durable transaction; nothing of it remains if `work` fails.
     fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let mut db = self.lock();
