@@ -27,7 +27,7 @@ pub enum ControlRequest {
     Revoke(Vec<Vec<u8>>),
     /// Read the allow-list, or replace it.
     Policy(Option<Vec<String>>),
-    /// Take no new sessions and streams.
+    /// Take no new sessions and streams, and end with the last open stream.
     Drain,
     /// Log lines.
     Logs(LogsRequest),

@@ -4,10 +4,10 @@ use super::*;
 use proptest::prelude::*;
 use std::fmt::Debug;
 
-fn round_trip<T: Message + PartialEq + Debug>(message: T) {
+fn round_trip<T: Message + PartialEq + Debug>(message: &T) {
     let bytes = message.encode();
     assert!(bytes.len() <= T::LIMIT, "{} > {}", bytes.len(), T::LIMIT);
-    assert_eq!(T::decode(&bytes).unwrap(), message);
+    assert_eq!(&T::decode(&bytes).unwrap(), message);
     assert!(T::decode(&bytes[..bytes.len() - 1]).is_err(), "cut short");
     assert!(T::decode(&[bytes.as_slice(), &[0]].concat()).is_err(), "trailing byte");
     let mut longer = message.to_map();
@@ -48,7 +48,7 @@ fn status() -> Status {
 
 #[test]
 fn bootstrap_messages_round_trip() {
-    round_trip(Challenge { nonce: [7; 32] });
+    round_trip(&Challenge { nonce: [7; 32] });
     let offer = Offer {
         evidence: Some(vec![1; MAX_EVIDENCE]),
         app_digest: [2; 32],
@@ -57,11 +57,11 @@ fn bootstrap_messages_round_trip() {
         seed_source: "local".into(),
         claimed: true,
     };
-    round_trip(offer.clone());
-    round_trip(Offer { evidence: None, claimed: false, ..offer.clone() });
+    round_trip(&offer.clone());
+    round_trip(&Offer { evidence: None, claimed: false, ..offer.clone() });
     assert!(Offer::decode(&Offer { evidence: Some(vec![1; MAX_EVIDENCE + 1]), ..offer }.encode()).is_err());
     for reply in [ClaimReply::Claimed, ClaimReply::Reconnected].into_iter().chain(ClaimRefusal::ALL.map(ClaimReply::Refused)) {
-        round_trip(reply);
+        round_trip(&reply);
     }
     for seed in [None, Some([3; 32])] {
         let claim = Claim { owner: [1; 32], signature: [2; 64], seed };
@@ -77,23 +77,23 @@ fn the_claim_covers_handshake_and_node() {
 
 #[test]
 fn control_messages_round_trip() {
-    round_trip(ControlRequest::Status);
-    round_trip(ControlRequest::Evidence);
-    round_trip(ControlRequest::Revoke(vec![vec![1; MAX_REVOCATION]; 100]));
-    round_trip(ControlRequest::Policy(None));
-    round_trip(ControlRequest::Policy(Some(vec![])));
-    round_trip(ControlRequest::Policy(Some(vec!["10.0.0.0/8:80".into()])));
-    round_trip(ControlRequest::Drain);
-    round_trip(ControlRequest::Logs(LogsRequest { after: 1, lines: 2, wait: 3 }));
-    round_trip(ControlRequest::Stop);
-    round_trip(Reply::Done(Nothing));
-    round_trip(Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
-    round_trip(Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));
-    round_trip(Reply::Done(Revoked { accepted: 1, closed: 2 }));
-    round_trip(Reply::Done(PolicyReply { allow: vec!["::/0".into()] }));
-    round_trip(Reply::Done(LogsReply { last: 9, lines: vec!["{}".into()] }));
-    round_trip(Reply::Done(status()));
-    round_trip(Reply::Done(Status { grants: vec![grant(9); MAX_GRANTS], ..status() }));
+    round_trip(&ControlRequest::Status);
+    round_trip(&ControlRequest::Evidence);
+    round_trip(&ControlRequest::Revoke(vec![vec![1; MAX_REVOCATION]; 100]));
+    round_trip(&ControlRequest::Policy(None));
+    round_trip(&ControlRequest::Policy(Some(vec![])));
+    round_trip(&ControlRequest::Policy(Some(vec!["10.0.0.0/8:80".into()])));
+    round_trip(&ControlRequest::Drain);
+    round_trip(&ControlRequest::Logs(LogsRequest { after: 1, lines: 2, wait: 3 }));
+    round_trip(&ControlRequest::Stop);
+    round_trip(&Reply::Done(Nothing));
+    round_trip(&Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
+    round_trip(&Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));
+    round_trip(&Reply::Done(Revoked { accepted: 1, closed: 2 }));
+    round_trip(&Reply::Done(PolicyReply { allow: vec!["::/0".into()] }));
+    round_trip(&Reply::Done(LogsReply { last: 9, lines: vec!["{}".into()] }));
+    round_trip(&Reply::Done(status()));
+    round_trip(&Reply::Done(Status { grants: vec![grant(9); MAX_GRANTS], ..status() }));
 }
 
 #[test]
