@@ -20,9 +20,8 @@ pub(super) fn command(proxy: SocketAddr) -> Result<(Vec<OsString>, Scratch)> {
         let words = [program.into(), "--no-remote".into(), "--profile".into(), folder.clone().into_os_string()];
         return Ok((words.into(), Scratch { folder, file }));
     }
-    Err(Error::new(Code::Precondition, "no browser was found here that takes a throw-away profile").hint(format!(
-        "install chromium or firefox, or leave out --browser and set the SOCKS5 proxy {proxy} in your browser by hand"
-    )))
+    Err(Error::new(Code::Precondition, "no browser was found here that takes a throw-away profile")
+        .hint(format!("install chromium or firefox, or leave out --browser and set the SOCKS5 proxy {proxy} in your browser by hand")))
 }
 
 fn on_path(program: &str) -> bool {

@@ -3,7 +3,7 @@
 use super::accept;
 use super::health;
 use super::proxy::Proxy;
-use super::try_::{News, Tell, follow};
+use super::try_::{News, Serving, Tell};
 use super::tunnel::Tunnel;
 use super::way::Failure;
 use crate::config::{Label, Paths, fs};
@@ -35,24 +35,24 @@ pub async fn connect(cx: &Context, exit: &Exit, port: u16, tell: Tell<'_>) -> Re
     let files = Files::of(cx.paths(), &exit.name)?;
     let Some(_lock) = fs::try_lock(&files.lock)? else {
         let at = running(cx.paths(), &exit.name).map_or_else(String::new, |running| format!(" on {}", running.proxy));
-        return Err(Error::new(Code::Exists, format!("exit `{}` is connected already{at}", exit.name)).hint("use that one, or end it first"));
+        return Err(
+            Error::new(Code::Exists, format!("exit `{}` is connected already{at}", exit.name)).hint("use that one, or end it first")
+        );
     };
     let proxy = Proxy::bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
     let address = proxy.address();
     let way = accept::way(exit, cx.keyring()?);
     let reached = way.reach().await.map_err(Failure::into_error)?;
-    let session = reached.session.clone();
     let running = Running { pid: std::process::id(), proxy: address, since: cx.now() };
     fs::write_private(&files.state, &serde_json::to_vec(&running).unwrap_or_default())?;
     let _cleanup = Remove(files.state);
-    tell(News::Connected { reached: reached.clone(), node: way.node });
-    tell(News::Listening(address));
-    let tunnel = Tunnel::keep(way, reached);
-    let _stop = super::try_::StopOnDrop(tokio::spawn(proxy.run(tunnel.clone())));
-    tell(News::Health(health::echo(&session).await));
-    follow(&tunnel, tell).await;
-    Err(Error::new(Code::Refused, format!("exit `{}` has ended: its node refuses this device now", exit.name))
-        .hint("ask its owner for a new invite"))
+    let (node, tunnel) = (way.node, Tunnel::keep(way, reached.clone()));
+    let _serving = Serving(tokio::spawn(proxy.run(tunnel.clone())));
+    tell(News::Connected { reached: &reached, node, proxy: address });
+    let echo = async { tell(News::Health(&health::echo(&reached.session).await)) };
+    let follow = tunnel.follow(|state| tell(News::Changed(state)));
+    let ((), refused) = tokio::join!(echo, follow);
+    Err(refused)
 }
 
 /// The running `connect` of an exit, if there is one.

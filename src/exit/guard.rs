@@ -88,9 +88,8 @@ impl Guarded {
     pub fn start(command: &[OsString], variables: &[(String, String)], scratch: Option<Scratch>) -> Result<Guarded> {
         // Without /proc (an empty root) the program's own name is the best that is known.
         let program = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
-        let program = program.ok_or_else(|| {
-            Error::new(Code::Precondition, "this program cannot find itself").hint("call portdistrict by its full path")
-        })?;
+        let program = program
+            .ok_or_else(|| Error::new(Code::Precondition, "this program cannot find itself").hint("call portdistrict by its full path"))?;
         Self::start_with(program.as_os_str(), command, variables, scratch)
     }
 
@@ -183,7 +182,8 @@ fn make(scratch: &Scratch) -> Result<()> {
 
 async fn run_command(command: &[OsString], ends: &mut Ends) -> Result<u8> {
     let (program, arguments) = command.split_first().ok_or_else(|| {
-        Error::new(Code::Usage, "there is no command to run").hint("name one after --, as in: portdistrict exit try BLOB -- curl http://example/")
+        Error::new(Code::Usage, "there is no command to run")
+            .hint("name one after --, as in: portdistrict exit try BLOB -- curl http://example/")
     })?;
     let mut child = Command::new(program).args(arguments).spawn().map_err(|error| {
         let name = program.to_string_lossy();

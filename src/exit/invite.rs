@@ -47,7 +47,9 @@ pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited>
     let machine = cx.ledger()?.machine(&request.node)?;
     let (address, node) = reachable(&machine)?;
     if request.lifetime.is_zero() || request.lifetime > LONGEST {
-        return Err(Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d"));
+        return Err(
+            Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d")
+        );
     }
     let secret = Secret16::random();
     let grant = grant(cx, request, node, secret.subject())?;

@@ -95,7 +95,10 @@ impl Tunnel {
                 State::Up(reached) => Ok(reached.clone()),
                 State::Refused(refusal) => {
                     let exit = format!("exit `{}`", self.name);
-                    Err(DialError { reply: ExitReply::NotAllowed, sentence: format!("{}; {}.", refusal.for_friend(&exit), refusal.remedy()) })
+                    Err(DialError {
+                        reply: ExitReply::NotAllowed,
+                        sentence: format!("{}; {}.", refusal.for_friend(&exit), refusal.remedy()),
+                    })
                 }
                 State::Connecting { .. } => Err(self.away()),
             },

@@ -44,7 +44,8 @@ async fn open_streams_fail_when_the_node_dies_and_the_reason_is_told() {
     let mut stream = tunnel.dial("a.invalid", origin.port(), b"").await.unwrap();
     node.stop();
     assert!(stream.read_u8().await.is_err());
-    until(&tunnel, |state| matches!(state, State::Connecting { attempt: 2.., why: Some(why), .. } if why.contains("nothing listens"))).await;
+    until(&tunnel, |state| matches!(state, State::Connecting { attempt: 2.., why: Some(why), .. } if why.contains("nothing listens")))
+        .await;
 }
 
 #[tokio::test]

@@ -73,7 +73,10 @@ impl Way {
                 match self.reach_at(socket).await {
                     Ok(reached) => return Ok(reached),
                     Err(ConnectError::Refused { code, text }) => {
-                        return Err(Failure::Refused(code, code.to_error(&format!("exit `{}`", self.name)).because(format!("the node says: {text}"))));
+                        return Err(Failure::Refused(
+                            code,
+                            code.to_error(&format!("exit `{}`", self.name)).because(format!("the node says: {text}")),
+                        ));
                     }
                     Err(error) => reasons.push(self.explain(socket, &error)),
                 }

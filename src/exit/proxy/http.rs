@@ -67,8 +67,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Wanted>, &'static str> {
         let (host, port) = authority(target, None).ok_or("CONNECT needs host:port.")?;
         return Ok(Some(Wanted { host, port, early: rest.to_vec(), form: Form::Connect }));
     }
-    let (place, path) = absolute(target)
-        .ok_or("This is a proxy: ask for http://host/… through it, or use CONNECT. Set it as the proxy of a browser; it is no page to open.")?;
+    let (place, path) = absolute(target).ok_or(
+        "This is a proxy: ask for http://host/… through it, or use CONNECT. Set it as the proxy of a browser; it is no page to open.",
+    )?;
     let (host, port) = authority(place, Some(80)).ok_or("The address in this request cannot be read.")?;
     let mut early = origin_head(method, place, path, request.headers);
     early.extend_from_slice(rest);
