@@ -5,7 +5,7 @@ use super::output::{Look, View, fields};
 use crate::config::Paths;
 use crate::context::Init;
 use crate::encoding::{base64, node_id};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::keyring::{Keyring, Protection};
 use crate::token::{Identity, SignedIdentity};
 use clap::{Subcommand, ValueHint};

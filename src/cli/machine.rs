@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::complete;
-use super::output::{Look, View, count, fields, table, when};
+use super::output::{Look, View, fields, table};
 use super::sight::{Checks, Sight};
 use crate::config::Label;
 use crate::encoding::{node_id, short};

@@ -5,8 +5,7 @@ use crate::config::Label;
 use crate::encoding::{cbor::Map, node_id};
 use crate::error::{Code, Error, Result};
 use crate::keyring::Keyring;
-use crate::session::control_client::ControlClient;
-use crate::session::{self, ConnectError, Hello};
+use crate::session::{self, ConnectError, ControlClient, Hello};
 use crate::token::{Grant, Limits, Mode, Role, SignedGrant};
 use std::ops::Deref;
 

@@ -198,9 +198,15 @@ pub async fn look(cx: &Context, machine: Machine) -> Seen {
         Some((provider, site)) => provider.power(&site).await.unwrap_or(Power::Off),
         None => Power::On,
     };
+    let live = ask(cx, &machine, power).await;
+    Seen { machine, power, live }
+}
+
+/// What the node says of itself, if its provider sees it running.
+async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
     let label = &machine.label;
-    let ask = async { open(cx, &machine).await?.status().await };
-    let live = match power {
+    let ask = async { open(cx, machine).await?.status().await };
+    match power {
         Power::On => tokio::time::timeout(GLANCE, ask).await.unwrap_or_else(|_| {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))
                 .hint(format!("portdistrict machine logs {label}")))
@@ -208,8 +214,7 @@ pub async fn look(cx: &Context, machine: Machine) -> Seen {
         Power::Off => Err(Error::new(Code::Unreachable, format!("machine `{label}` does not run")).hint(format!("portdistrict machine reconnect {label}"))),
         Power::Gone => Err(Error::new(Code::NotFound, format!("the files of machine `{label}` are gone"))
             .hint(format!("portdistrict machine destroy {label} --yes"))),
-    };
-    Seen { machine, power, live }
+    }
 }
 
 /// Looks at every machine at the same time.
@@ -270,13 +275,13 @@ pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec
     let machine = cx.ledger()?.machine(label)?;
     let (provider, site) = known_place(cx.paths(), &machine)?;
     let mut checks = provider.doctor(Some(&site)).await?;
-    checks.push(match look(cx, machine).await.live {
+    match look(cx, machine).await.live {
         Ok(status) => {
             checks.push(check_clock(status.now, cx.now()));
-            Check::pass("control", format!("answers its owner, version {}", status.version))
+            checks.push(Check::pass("control", format!("answers its owner, version {}", status.version)));
         }
-        Err(error) => Check::failed("control", &error),
-    });
+        Err(error) => checks.push(Check::failed("control", &error)),
+    }
     Ok(checks)
 }
 

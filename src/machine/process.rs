@@ -13,25 +13,25 @@ const START_TIME: usize = 19;
 /// Which process it is, for as long as the machine does not restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Process {
+pub(super) struct Process {
     /// Process id.
-    pub pid: i32,
+    pub(super) pid: i32,
     /// Clock ticks between boot and its start.
-    pub started: u64,
+    pub(super) started: u64,
     /// The boot it was started in: ticks start anew with each.
-    pub boot: String,
+    pub(super) boot: String,
 }
 
 impl Process {
     /// Looks up a process that is running now.
-    pub fn of(pid: u32) -> Result<Process> {
+    pub(super) fn of(pid: u32) -> Result<Process> {
         let pid = i32::try_from(pid).map_err(|e| Error::new(Code::Failed, format!("{pid} is no process id")).cause(e))?;
         let started = start_time(pid).ok_or_else(|| Error::new(Code::Failed, format!("process {pid} ended as soon as it had started")))?;
         Ok(Process { pid, started, boot: boot_id()? })
     }
 
     /// Reads what [`Process::save`] wrote; `None` if nothing was.
-    pub fn load(path: &Path) -> Result<Option<Process>> {
+    pub(super) fn load(path: &Path) -> Result<Option<Process>> {
         let bytes = match read(path, 1024) {
             Err(error) if error.code() == Code::NotFound => return Ok(None),
             other => other?,
@@ -42,18 +42,18 @@ impl Process {
     }
 
     /// Remembers the process in a file.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).map_err(|e| Error::new(Code::Failed, "cannot write down a process").cause(e))?;
         write_private(path, &bytes)
     }
 
     /// Whether this very process is still running.
-    pub fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         boot_id().is_ok_and(|boot| boot == self.boot) && start_time(self.pid) == Some(self.started)
     }
 
     /// Asks it to end, and kills it when it has not after `patience`. It is gone when this returns.
-    pub async fn end(&self, patience: Duration) -> Result<()> {
+    pub(super) async fn end(&self, patience: Duration) -> Result<()> {
         for (signal, patience) in [(Signal::TERM, patience), (Signal::KILL, Duration::from_secs(5))] {
             if !self.signal(signal)? {
                 return Ok(());
@@ -71,7 +71,7 @@ impl Process {
     }
 
     /// Kills it without waiting, for clean-up that cannot wait.
-    pub fn kill(&self) {
+    pub(super) fn kill(&self) {
         let _ = self.signal(Signal::KILL);
     }
 
