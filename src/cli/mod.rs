@@ -10,6 +10,7 @@ mod generate;
 mod identity;
 mod ledger;
 mod machine;
+mod node;
 pub mod output;
 mod progress;
 mod sight;
@@ -102,6 +103,8 @@ enum Command {
     Machine(machine::MachineCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    #[command(subcommand, hide = true)]
+    Node(node::NodeCommand),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
     Version(generate::VersionArgs),
@@ -218,6 +221,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Identity(command) => identity::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
         Command::Ledger(command) => ledger::run(call, &command),
+        Command::Node(command) => node::run(call, &command),
         Command::Completions(args) => generate::completions(call, &args),
         Command::Man(args) => generate::man(call, &args),
         Command::Version(_) => generate::version(call),

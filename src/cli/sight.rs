@@ -134,7 +134,8 @@ impl Live {
         Live {
             version: status.version,
             started: status.started,
-            sessions: status.sessions,
+            // One of them is the one that asks.
+            sessions: status.sessions.saturating_sub(1),
             streams: status.streams,
             draining: status.draining,
             allow: status.allow,
