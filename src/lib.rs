@@ -12,6 +12,7 @@ pub mod exit;
 pub mod fuzzing;
 pub mod keyring;
 pub mod ledger;
+pub mod machine;
 pub mod node;
 pub mod progress;
 pub mod resolve;

@@ -1,8 +1,75 @@
 //! Values that a shell completes: asked of the ledger, read-only, never failing, never prompting.
 
+use crate::config::Paths;
+use crate::ledger::Ledger;
 use clap_complete::CompleteEnv;
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// Answers and exits if a shell asks (variable `COMPLETE`); costs one look at the environment otherwise.
 pub(super) fn answer() {
     CompleteEnv::with_factory(super::definition).complete();
+}
+
+/// The labels of machines, with their addresses.
+pub(super) fn machines() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let rows = ledger().and_then(|ledger| ledger.machines().ok()).unwrap_or_default();
+        rows.into_iter().map(|machine| candidate(machine.label.as_str(), machine.address.unwrap_or(machine.provider))).collect()
+    })
+}
+
+/// Kinds of spans.
+pub(super) fn kinds() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| crate::ledger::kinds::KNOWN.iter().map(CompletionCandidate::new).collect())
+}
+
+/// Ids of the newest spans, newest first.
+pub(super) fn spans() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let filter = crate::ledger::Filter { limit: Some(50), ..Default::default() };
+        let entries = ledger().and_then(|ledger| ledger.log(&filter).ok()).unwrap_or_default();
+        let one = |(order, entry): (usize, &crate::ledger::Entry)| candidate(&entry.id.to_string(), entry.span.kind.clone()).display_order(Some(order));
+        entries.iter().rev().enumerate().map(one).collect()
+    })
+}
+
+fn candidate(value: &str, help: String) -> CompletionCandidate {
+    CompletionCandidate::new(value).help(Some(help.into()))
+}
+
+/// The ledger of the home that the unfinished command line names.
+fn ledger() -> Option<Ledger> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let paths = Paths::find(home(&words).as_deref()).ok()?;
+    Ledger::open_read_only(&paths.ledger_file()).ok()
+}
+
+/// `--home DIR` or `--home=DIR` on the line being completed, which comes after the first `--`.
+fn home(words: &[OsString]) -> Option<PathBuf> {
+    let mut words = words.iter().skip_while(|word| *word != "--").skip(1);
+    while let Some(word) = words.next() {
+        if word == "--home" {
+            return words.next().map(PathBuf::from);
+        }
+        if let Some(dir) = word.to_str().and_then(|word| word.strip_prefix("--home=")) {
+            return Some(dir.into());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_home_on_the_line_is_used() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(home(&words("portdistrict -- portdistrict --home /x machine show")), Some("/x".into()));
+        assert_eq!(home(&words("portdistrict -- portdistrict --home=/y machine")), Some("/y".into()));
+        assert_eq!(home(&words("portdistrict --home /z -- portdistrict machine")), None);
+        assert_eq!(home(&words("portdistrict -- portdistrict --home")), None);
+    }
 }

@@ -3,15 +3,26 @@
 //! Typed first, opened later: parsing touches no file of the home, so `--help`, `completions` and `man` work when everything
 //! else is broken.
 
+mod blob;
 mod complete;
+mod doctor;
 mod generate;
+mod identity;
+mod ledger;
+mod machine;
+mod node;
 pub mod output;
 mod progress;
+mod sight;
+mod status;
 mod usage;
 
 use crate::config::Paths;
 use crate::config::time::parse_duration;
+use crate::context::Context;
 use crate::error::{Code, Error, Result};
+use crate::exit::guard;
+use crate::keyring::{PassphraseFrom, Terminal, Unlock};
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use output::{Choice, Color, Output};
 use std::ffi::OsString;
@@ -78,14 +89,38 @@ struct Global {
     passphrase_file: Option<PathBuf>,
     /// Open descriptor whose first line is the keyring's passphrase
     #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, conflicts_with_all = ["key_file", "passphrase_file"])]
-    passphrase_fd: Option<i32>,
+    passphrase_fd: Option<u32>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Init(identity::InitArgs),
+    Status(status::StatusArgs),
+    Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
+    #[command(subcommand)]
+    Machine(machine::MachineCommand),
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    #[command(subcommand, hide = true)]
+    Node(node::NodeCommand),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
     Version(generate::VersionArgs),
+    #[command(name = guard::VERB, hide = true)]
+    Guard(GuardArgs),
+}
+
+/// Watch over a command that `exit try` runs
+#[derive(clap::Args)]
+struct GuardArgs {
+    #[arg(long)]
+    parent: u32,
+    #[arg(long)]
+    remove: Vec<PathBuf>,
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
 }
 
 /// One call of the program: where to print, and what the global flags say.
@@ -113,6 +148,26 @@ impl Call {
     /// The folders in use.
     pub(crate) fn paths(&self) -> Result<Paths> {
         Paths::find(self.global.home.as_deref())
+    }
+
+    /// Settings, keyring and ledger, each opened when first needed.
+    pub(crate) fn context(&self) -> Result<Context> {
+        Ok(Context::new(self.paths()?, self.unlock()))
+    }
+
+    /// What opens the keyring: flags, then the environment, then the person.
+    fn unlock(&self) -> Unlock {
+        let mut unlock = Unlock::from_env().with_prompt(Terminal);
+        if let Some(path) = &self.global.key_file {
+            unlock = unlock.with_key_file(path);
+        }
+        if let Some(path) = &self.global.passphrase_file {
+            unlock = unlock.with_passphrase(PassphraseFrom::File(path.clone()));
+        }
+        if let Some(descriptor) = self.global.passphrase_fd {
+            unlock = unlock.with_passphrase(PassphraseFrom::Descriptor(descriptor));
+        }
+        unlock
     }
 }
 
@@ -160,11 +215,31 @@ pub fn main() -> ExitCode {
 /// Most commands end with 0; those that run another program pass on its status.
 fn run(call: &Call, command: Command) -> Result<u8> {
     match command {
+        Command::Init(_) => identity::init(call),
+        Command::Status(_) => status::run(call),
+        Command::Doctor(_) => doctor::run(call),
+        Command::Identity(command) => identity::run(call, &command),
+        Command::Machine(command) => machine::run(call, command),
+        Command::Ledger(command) => ledger::run(call, &command),
+        Command::Node(command) => node::run(call, &command),
         Command::Completions(args) => generate::completions(call, &args),
         Command::Man(args) => generate::man(call, &args),
         Command::Version(_) => generate::version(call),
+        Command::Guard(GuardArgs { parent, remove, command }) => return guarded(guard::Watch { parent, remove, command }),
     }?;
     Ok(0)
+}
+
+/// The guard has signals of its own, so it runs outside [`Call::block_on`].
+fn guarded(watch: guard::Watch) -> Result<u8> {
+    event_loop()?.block_on(guard::run(watch))
+}
+
+fn event_loop() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("allow more open files: ulimit -n 1024"))
 }
 
 /// What happens inside, on stderr: off unless `-v` or RUST_LOG asks for it.

@@ -281,6 +281,11 @@ pub fn table(look: &Look, head: &[&str], rows: &[Vec<String>]) -> String {
     head + &lines.map(|line| line + "\n").collect::<String>()
 }
 
+/// A time as people read it: `in 2 hours (2026-05-03 14:00 CEST)`.
+pub fn when(ts: u64, now: u64) -> String {
+    format!("{} ({})", crate::config::time::relative(ts, now), crate::config::time::absolute(ts))
+}
+
 /// `1 friend`, `3 friends`: the one place that knows how plurals are made.
 pub fn count(n: usize, noun: &str) -> String {
     match (n, noun) {

@@ -58,6 +58,9 @@ fn convert(error: &clap::Error, words: &[OsString]) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
     let message = paragraphs.next().unwrap_or_default().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    if let Some(hint) = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Error>()).and_then(Error::hint_text) {
+        return Error::new(Code::Usage, message).hint(hint);
+    }
     let tip = paragraphs.find_map(|part| part.trim().strip_prefix("tip: ")).map(|tip| tip.lines().next().unwrap_or_default().to_owned());
     Error::new(Code::Usage, message).hint(tip.map_or(help.clone(), |tip| format!("{tip}; see {help}")))
 }

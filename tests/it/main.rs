@@ -3,4 +3,6 @@
 mod cli;
 mod generated;
 mod home;
+mod identity;
+mod machine;
 mod ndpi;

@@ -1,0 +1,374 @@
+//! `machine …`: the operator's exit machines.
+
+use super::Call;
+use super::complete;
+use super::output::{Look, View, fields, table};
+use super::sight::{Checks, Sight};
+use crate::config::Label;
+use crate::encoding::{node_id, short};
+use crate::error::{Code, Error, Result};
+use crate::machine::{self, Kind, Order};
+use crate::node::egress::Rule;
+use clap::{Subcommand, ValueHint};
+use serde::Serialize;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// Deploy exit machines, own them, watch them, remove them
+#[derive(Subcommand)]
+pub(super) enum MachineCommand {
+    Deploy(DeployArgs),
+    Claim(ClaimArgs),
+    Reconnect(ReconnectArgs),
+    List(ListArgs),
+    Show(ShowArgs),
+    Logs(LogsArgs),
+    Destroy(DestroyArgs),
+    Doctor(DoctorArgs),
+}
+
+/// Deploy an exit machine
+///
+/// With `--on local` the machine is a process of this computer that lives on after the terminal is closed. Only you can claim it.
+/// `machine destroy` undoes it.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  A machine on this computer:\n    portdistrict machine deploy --on local --label home\n  \
+                             See first what would be done:\n    portdistrict machine deploy --on local --label attic --dry-run\n  \
+                             Let guests reach one web server in the house:\n    \
+                             portdistrict machine deploy --on local --label cellar --allow 192.168.1.5:80\n  \
+                             On a port that the router forwards, under the name that friends use:\n    \
+                             portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433")]
+pub(super) struct DeployArgs {
+    /// Where to deploy
+    #[arg(long, value_name = "PROVIDER", value_parser = clap::builder::PossibleValuesParser::new(["local"]))]
+    on: String,
+    /// Name for the machine
+    #[arg(long, value_name = "LABEL", value_hint = ValueHint::Other)]
+    label: Label,
+    /// Address to listen on; every one of the machine unless given
+    #[arg(long, value_name = "IP", value_hint = ValueHint::Other)]
+    listen: Option<IpAddr>,
+    /// Port to listen on; a free one unless given
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true, value_hint = ValueHint::Other)]
+    port: u16,
+    /// Where friends reach it, if that differs; may be given several times
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, value_hint = ValueHint::Hostname)]
+    address: Vec<String>,
+    /// Destination that guests may reach although it is private, as in 192.168.1.5:80 or 10.0.0.0/8; may be given several times
+    #[arg(long, value_name = "RULE", value_parser = rule, value_hint = ValueHint::Other)]
+    allow: Vec<String>,
+    /// Write into the node's log where guests go
+    #[arg(long)]
+    log_destinations: bool,
+    /// Let whoever comes first with the bootstrap key claim it
+    #[arg(long)]
+    claim_by_anyone: bool,
+    /// Keep it running with a systemd unit of this user
+    #[arg(long)]
+    systemd: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Take possession of a machine and pin its key
+///
+/// Nobody else can claim it afterwards. Claiming it again finds it again and changes nothing.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  After a deploy:\n    portdistrict machine claim home")]
+pub(super) struct ClaimArgs {
+    /// Machine to claim
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+}
+
+/// Find a machine again, for example after this computer was restarted
+///
+/// Starts it if it does not run, and checks that it still holds the key that was pinned when it was claimed.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  After a restart:\n    portdistrict machine reconnect home")]
+pub(super) struct ReconnectArgs {
+    /// Machine to find
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+}
+
+/// List your machines
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  See all machines and who uses them:\n    portdistrict machine list\n  For a program:\n    \
+                             portdistrict machine list --json")]
+pub(super) struct ListArgs {}
+
+/// Show one machine: how it is now, who used it, and what is recorded
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Who uses it, and how much:\n    portdistrict machine show home")]
+pub(super) struct ShowArgs {
+    /// Machine to show
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+}
+
+/// Print what a machine's node logged
+///
+/// The log names grants and reasons for refusals; where guests went is only in it if the machine was deployed with
+/// --log-destinations. With --json the lines are printed as the node wrote them.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  The last lines:\n    portdistrict machine logs home --lines 50\n  Watch it until Ctrl-C:\n    \
+                             portdistrict machine logs home --follow")]
+pub(super) struct LogsArgs {
+    /// Machine whose log to print
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+    /// Wait for more lines and print them as they come
+    #[arg(long, short)]
+    follow: bool,
+    /// How many of the last lines to print
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_hint = ValueHint::Other)]
+    lines: usize,
+}
+
+/// End a machine and remove everything that deploy made
+///
+/// This cannot be undone: its key is gone, and every invite to it is dead.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  See first what would be removed:\n    portdistrict machine destroy home --dry-run\n  \
+                             Without being asked:\n    portdistrict machine destroy home --yes")]
+pub(super) struct DestroyArgs {
+    /// Machine to destroy
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Check what machines need, and say how to mend what is missing
+///
+/// Ends with status 6 if something fails.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Before the first deploy:\n    portdistrict machine doctor\n  When a machine does not answer:\n    \
+                             portdistrict machine doctor home")]
+pub(super) struct DoctorArgs {
+    /// Machine to look at too
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Option<Label>,
+}
+
+/// `host:port`, checked as far as that goes without asking the network.
+pub(super) fn address(text: &str) -> Result<String> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host_is_good = match bare {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()),
+        };
+        host_is_good && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err(Error::new(Code::Usage, format!("{text:?} is not HOST:PORT")).hint("write it as exit.example.org:4433 or [2001:db8::1]:4433"))
+}
+
+/// A rule in the spelling the node uses.
+pub(super) fn rule(text: &str) -> Result<String> {
+    text.parse::<Rule>().map(|rule| rule.to_string())
+}
+
+/// Runs one of the family.
+pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
+    match command {
+        MachineCommand::Deploy(args) => deploy(call, args),
+        MachineCommand::Claim(args) => claim(call, &args.label),
+        MachineCommand::Reconnect(args) => reconnect(call, &args.label),
+        MachineCommand::List(_) => list(call),
+        MachineCommand::Show(args) => show(call, &args.label),
+        MachineCommand::Logs(args) => logs(call, &args),
+        MachineCommand::Destroy(args) => destroy(call, &args),
+        MachineCommand::Doctor(args) => {
+            let cx = call.context()?;
+            let checks = call.block_on(machine::doctor(&cx, Kind::Local, args.label.as_ref()))?;
+            Checks::new(checks).show(call)
+        }
+    }
+}
+
+fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
+    let cx = call.context()?;
+    let order = Order {
+        on: args.on.parse()?,
+        label: args.label,
+        listen: args.listen,
+        port: args.port,
+        addresses: args.address,
+        allow: args.allow,
+        log_destinations: args.log_destinations,
+        claim_by_anyone: args.claim_by_anyone,
+        service: args.systemd,
+    };
+    if args.dry_run {
+        return call.out.show(&Steps { would: machine::describe(&cx, &order)? });
+    }
+    let progress = call.out.progress();
+    let machine = call.block_on(machine::deploy(&cx, &order, &*progress))?;
+    let addresses = machine.detail.get("addresses").and_then(Value::as_array).into_iter().flatten();
+    let addresses: Vec<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    if args_are_private(&addresses) {
+        call.out.say("Friends outside your network cannot reach these addresses. If the router forwards a port, deploy with --port and --address.");
+    }
+    call.out.say(format!("Next: portdistrict machine claim {}", machine.label));
+    call.out.show(&Made { label: machine.label, provider: machine.provider, addresses })
+}
+
+/// Whether every address is one that only this network knows.
+fn args_are_private(addresses: &[String]) -> bool {
+    use crate::node::egress::{Policy, Verdict};
+    let outside = |text: &String| match text.parse::<std::net::SocketAddr>() {
+        Ok(address) => matches!(Policy::default().check(address.ip(), address.port()), Verdict::Allowed),
+        Err(_) => true,
+    };
+    !addresses.iter().any(outside)
+}
+
+/// What would be done.
+#[derive(Serialize)]
+pub(super) struct Steps {
+    pub(super) would: Vec<String>,
+}
+
+impl View for Steps {
+    fn text(&self, look: &Look) -> String {
+        self.would.iter().map(|step| format!("{} {step}\n", look.dim("would"))).collect()
+    }
+}
+
+/// A new machine.
+#[derive(Serialize)]
+struct Made {
+    label: Label,
+    provider: String,
+    addresses: Vec<String>,
+}
+
+impl View for Made {
+    fn text(&self, look: &Look) -> String {
+        fields(&[("machine", look.bold(&self.label)), ("on", self.provider.clone()), ("addresses", self.addresses.join(", "))])
+    }
+}
+
+/// A machine that is ours.
+#[derive(Serialize)]
+struct Owned {
+    label: Label,
+    /// The id of the node's key, to compare by eye.
+    node: String,
+    version: String,
+    seed_source: String,
+    attestation: &'static str,
+    /// It was ours before.
+    again: bool,
+}
+
+impl View for Owned {
+    fn text(&self, look: &Look) -> String {
+        fields(&[
+            ("machine", look.bold(&self.label)),
+            ("node", self.node.clone()),
+            ("version", self.version.clone()),
+            ("seed", self.seed_source.clone()),
+            ("attestation", self.attestation.to_owned()),
+        ])
+    }
+}
+
+fn claim(call: &Call, label: &Label) -> Result<()> {
+    let cx = call.context()?;
+    let progress = call.out.progress();
+    let outcome = call.block_on(machine::claim(&cx, label, &*progress))?;
+    call.out.say(match outcome.claimed.again {
+        true => format!("It was yours already. Next: portdistrict machine show {label}"),
+        false => format!("It is yours. Next: portdistrict exit invite --node {label} --for FRIEND"),
+    });
+    call.out.show(&Owned {
+        label: outcome.machine.label,
+        node: node_id(&outcome.claimed.node),
+        version: outcome.claimed.offer.version,
+        seed_source: outcome.claimed.offer.seed_source,
+        attestation: "none, key pinned on first use",
+        again: outcome.claimed.again,
+    })
+}
+
+fn reconnect(call: &Call, label: &Label) -> Result<()> {
+    let cx = call.context()?;
+    let progress = call.out.progress();
+    let found = call.block_on(machine::reconnect(&cx, label, &*progress))?;
+    call.out.say(if found.started { "It was not running; it is now." } else { "It is running." });
+    let seen = call.block_on(async { Ok(machine::look(&cx, cx.ledger()?.machine(label)?).await) })?;
+    call.out.show(&Sight::of(&cx, seen)?)
+}
+
+/// All machines.
+#[derive(Serialize)]
+struct Machines {
+    machines: Vec<Sight>,
+}
+
+impl View for Machines {
+    fn text(&self, look: &Look) -> String {
+        if self.machines.is_empty() {
+            return String::new();
+        }
+        let row = |m: &Sight| vec![m.label.to_string(), m.state.to_owned(), m.address.clone().unwrap_or_default(), m.use_in_words(), m.node.as_deref().map(short).unwrap_or_default()];
+        table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>())
+    }
+}
+
+fn list(call: &Call) -> Result<()> {
+    let cx = call.context()?;
+    let seen = call.block_on(machine::look_at_all(&cx))?;
+    if seen.is_empty() {
+        call.out.say("There is no machine yet. Make one: portdistrict machine deploy --on local --label home");
+    }
+    call.out.show(&Machines { machines: seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<_>>()? })
+}
+
+fn show(call: &Call, label: &Label) -> Result<()> {
+    let cx = call.context()?;
+    let machine = cx.ledger()?.machine(label)?;
+    let seen = call.block_on(async { Ok(machine::look(&cx, machine).await) })?;
+    call.out.show(&Sight::of(&cx, seen)?)
+}
+
+fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
+    let cx = call.context()?;
+    let json = call.out.json();
+    let mut sink = |line: &str| {
+        let text = if json { line.to_owned() } else { machine::message_of_log_line(line) };
+        call.out.raw((text + "\n").as_bytes())
+    };
+    call.block_on(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
+}
+
+fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {
+    let cx = call.context()?;
+    let would = machine::describe_destroy(&cx, &args.label)?;
+    if args.dry_run {
+        return call.out.show(&Steps { would });
+    }
+    call.out.confirm(&format!("Destroy `{}` for ever, with its key and its invites?", args.label))?;
+    call.block_on(machine::destroy(&cx, &args.label))?;
+    call.out.show(&Destroyed { destroyed: args.label.clone() })
+}
+
+/// A machine that is gone.
+#[derive(Serialize)]
+struct Destroyed {
+    destroyed: Label,
+}
+
+impl View for Destroyed {
+    fn text(&self, _: &Look) -> String {
+        format!("Machine {} is gone.", self.destroyed)
+    }
+}

@@ -1,0 +1,41 @@
+//! `node run`: what machines run. Never prompts and never looks at the operator's home.
+
+use super::Call;
+use crate::error::{Code, Error, Result};
+use crate::node;
+use clap::{Subcommand, ValueHint};
+use std::path::PathBuf;
+
+/// What exit machines run
+#[derive(Subcommand)]
+pub(super) enum NodeCommand {
+    Run(RunArgs),
+}
+
+/// Run a node until SIGTERM
+///
+/// Prints PORTDISTRICT_READY=ADDRESS on stdout once it accepts connections, and its log as JSON lines on stderr.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  As `machine deploy` and systemd units do:\n    portdistrict node run --config node.toml")]
+pub(super) struct RunArgs {
+    /// Configuration of the node
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: PathBuf,
+    /// Leave the terminal's session, so that closing it does not end the node
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Runs one of the family.
+pub(super) fn run(call: &Call, command: &NodeCommand) -> Result<()> {
+    let NodeCommand::Run(args) = command;
+    if args.detach {
+        rustix::process::setsid().map_err(|e| {
+            Error::new(Code::Failed, "cannot leave the terminal's session").cause(e).hint("start it without --detach")
+        })?;
+    }
+    node::run(&args.config, |ready| {
+        // Nobody may be listening any more; the node serves all the same.
+        let _ = call.out.raw(format!("{}\n", ready.line()).as_bytes());
+    })
+}

@@ -1,0 +1,307 @@
+//! How machines and findings look, wherever they are shown: `machine …`, `status`, `doctor`.
+
+use super::Call;
+use super::output::{Look, View, count, fields, table, when};
+use crate::config::{Label, bytes, time};
+use crate::context::Context;
+use crate::encoding::{base64, node_id};
+use crate::error::{Code, Error, Result};
+use crate::ledger::{B64, GrantRow, MachineState};
+use crate::machine::check::{Check, Outcome};
+use crate::machine::{Power, Seen};
+use crate::session::messages::{GrantStatus, Status};
+use serde::Serialize;
+
+/// A machine as recorded and as it is now.
+#[derive(Serialize)]
+pub(super) struct Sight {
+    pub(super) label: Label,
+    pub(super) provider: String,
+    /// `unclaimed`, `running`, `stopped`, `gone` or `unreachable`.
+    pub(super) state: &'static str,
+    pub(super) address: Option<String>,
+    pub(super) addresses: Vec<String>,
+    /// The id of the node's key.
+    pub(super) node: Option<String>,
+    attestation: Option<String>,
+    seed_source: Option<String>,
+    folder: Option<String>,
+    /// Unix seconds.
+    deployed: u64,
+    /// What the node says of itself; absent if it could not be asked.
+    pub(super) live: Option<Live>,
+    /// Why it could not.
+    pub(super) problem: Option<Problem>,
+    #[serde(skip)]
+    now: u64,
+}
+
+/// Why a node could not be asked, and what to do.
+#[derive(Serialize)]
+pub(super) struct Problem {
+    code: &'static str,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+/// What a node says of itself.
+#[derive(Serialize)]
+pub(super) struct Live {
+    version: String,
+    /// Unix seconds.
+    started: u64,
+    pub(super) sessions: u64,
+    streams: u64,
+    draining: bool,
+    allow: Vec<String>,
+    pub(super) grants: Vec<Use>,
+}
+
+/// How a grant was used on a node.
+#[derive(Serialize)]
+pub(super) struct Use {
+    /// The grant's id.
+    pub(super) id: String,
+    /// Whom it is for, if it is known here.
+    pub(super) name: Option<Label>,
+    /// Devices it is bound to.
+    devices: usize,
+    up: u64,
+    down: u64,
+    last_used: Option<u64>,
+    sessions: u64,
+    revoked: bool,
+    /// Attempts from elsewhere after it was bound.
+    pub(super) reuse: u64,
+    last_reuse: Option<u64>,
+}
+
+impl Sight {
+    /// Brings together what the ledger, the provider and the node say.
+    pub(super) fn of(cx: &Context, seen: Seen) -> Result<Sight> {
+        let grants = cx.ledger()?.grants()?;
+        let Seen { machine, power, live } = seen;
+        let claimed = machine.state == MachineState::Claimed;
+        let state = match (power, &live) {
+            (Power::Gone, _) => "gone",
+            (Power::Off, _) => "stopped",
+            (Power::On, _) if !claimed => "unclaimed",
+            (Power::On, Ok(_)) => "running",
+            (Power::On, Err(_)) => "unreachable",
+        };
+        let (live, problem) = match live {
+            Ok(status) => (Some(Live::of(status, &grants)), None),
+            Err(error) => (None, Some(Problem::of(&error))),
+        };
+        Ok(Sight {
+            addresses: machine.detail.get("addresses").and_then(|a| serde_json::from_value(a.clone()).ok()).unwrap_or_default(),
+            label: machine.label,
+            provider: machine.provider,
+            state,
+            address: machine.address,
+            node: machine.node_key.map(|B64(key)| node_id(&key)),
+            attestation: machine.evidence.map(|evidence| if evidence == "none" { "none, key pinned on first use".to_owned() } else { evidence }),
+            seed_source: machine.seed_source,
+            folder: machine.dir,
+            deployed: machine.created_ms / 1000,
+            live,
+            problem,
+            now: cx.now(),
+        })
+    }
+
+    /// `2 sessions, 1.5 MiB`, or what keeps it from being used.
+    pub(super) fn use_in_words(&self) -> String {
+        match &self.live {
+            Some(live) => {
+                let sessions = count(usize::try_from(live.sessions).unwrap_or(usize::MAX), "session");
+                let moved: u64 = live.grants.iter().map(|grant| grant.up + grant.down).sum();
+                format!("{sessions}, {} so far", bytes(moved))
+            }
+            None => String::new(),
+        }
+    }
+}
+
+impl Problem {
+    fn of(error: &Error) -> Problem {
+        Problem { code: error.code().as_str(), message: error.message().to_owned(), hint: error.hint_text().map(str::to_owned) }
+    }
+}
+
+impl Live {
+    fn of(status: Status, grants: &[GrantRow]) -> Live {
+        Live {
+            version: status.version,
+            started: status.started,
+            // One of them is the one that asks.
+            sessions: status.sessions.saturating_sub(1),
+            streams: status.streams,
+            draining: status.draining,
+            allow: status.allow,
+            grants: status.grants.iter().map(|used| Use::of(used, grants)).collect(),
+        }
+    }
+}
+
+impl Use {
+    pub(super) fn of(used: &GrantStatus, grants: &[GrantRow]) -> Use {
+        Use {
+            id: base64(&used.id),
+            name: grants.iter().find(|grant| grant.id.0 == used.id).map(|grant| grant.name.clone()),
+            devices: used.bound.len(),
+            up: used.up,
+            down: used.down,
+            last_used: used.last_used,
+            sessions: used.sessions,
+            revoked: used.revoked,
+            reuse: used.reuse,
+            last_reuse: used.last_reuse,
+        }
+    }
+
+    /// What an owner must hear: `anna's link was tried again from elsewhere, 3 times`.
+    pub(super) fn alarm(&self) -> Option<String> {
+        if self.reuse == 0 {
+            return None;
+        }
+        let whose = self.name.as_ref().map_or_else(|| format!("the link of grant {}", self.id), |name| format!("{name}'s link"));
+        Some(format!("{whose} was tried again from elsewhere, {}", times(self.reuse)))
+    }
+
+    fn row(&self, now: u64) -> Vec<String> {
+        vec![
+            self.name.as_ref().map_or_else(|| self.id.clone(), ToString::to_string),
+            self.sessions.to_string(),
+            bytes(self.up),
+            bytes(self.down),
+            self.last_used.map(|at| time::relative(at, now)).unwrap_or_default(),
+            match (self.revoked, self.devices) {
+                (true, _) => "revoked".to_owned(),
+                (false, 0) => "not accepted".to_owned(),
+                (false, n) => count(n, "device"),
+            },
+        ]
+    }
+}
+
+/// `once`, `twice`, `3 times`.
+pub(super) fn times(n: u64) -> String {
+    match n {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        n => format!("{n} times"),
+    }
+}
+
+impl View for Sight {
+    fn text(&self, look: &Look) -> String {
+        let state = match self.state {
+            "running" => look.good(self.state),
+            "unclaimed" => look.warn(self.state),
+            _ => look.bad(self.state),
+        };
+        let mut text = fields(&[
+            ("machine", look.bold(&self.label)),
+            ("on", self.provider.clone()),
+            ("state", state),
+            ("addresses", if self.addresses.is_empty() { self.address.clone().unwrap_or_default() } else { self.addresses.join(", ") }),
+            ("node", self.node.clone().unwrap_or_default()),
+            ("attestation", self.attestation.clone().unwrap_or_default()),
+            ("seed", self.seed_source.clone().unwrap_or_default()),
+            ("folder", self.folder.clone().unwrap_or_default()),
+            ("deployed", when(self.deployed, self.now)),
+        ]);
+        match &self.live {
+            Some(live) => text += &live.text(look, self.now),
+            None => {
+                if let Some(problem) = &self.problem {
+                    text += &format!("{} {}\n", look.warn("attention:"), problem.message);
+                    text += &problem.hint.as_ref().map(|hint| format!("  {} {hint}\n", look.good("hint:"))).unwrap_or_default();
+                }
+            }
+        }
+        text
+    }
+}
+
+impl Live {
+    fn text(&self, look: &Look, now: u64) -> String {
+        let mut text = fields(&[
+            ("version", self.version.clone()),
+            ("started", when(self.started, now)),
+            ("sessions", self.sessions.to_string()),
+            ("streams", self.streams.to_string()),
+            ("allowed", self.allow.join(", ")),
+            ("draining", if self.draining { "yes: it takes no new sessions".to_owned() } else { String::new() }),
+        ]);
+        if !self.grants.is_empty() {
+            let rows: Vec<_> = self.grants.iter().map(|grant| grant.row(now)).collect();
+            text += "\n";
+            text += &table(look, &["FRIEND", "SESSIONS", "UP", "DOWN", "LAST USED", "ACCEPTED BY"], &rows);
+        }
+        for alarm in self.grants.iter().filter_map(Use::alarm) {
+            text += &format!("{} {alarm}\n", look.bad("alarm:"));
+        }
+        text
+    }
+}
+
+/// The findings of a doctor.
+#[derive(Serialize)]
+pub(super) struct Checks {
+    healthy: bool,
+    checks: Vec<Check>,
+}
+
+impl Checks {
+    pub(super) fn new(checks: Vec<Check>) -> Checks {
+        Checks { healthy: checks.iter().all(|check| check.outcome != Outcome::Fail), checks }
+    }
+
+    /// Shows the findings; an error, and so status 6, if something fails.
+    pub(super) fn show(&self, call: &Call) -> Result<()> {
+        call.out.show(self)?;
+        if self.healthy {
+            return Ok(());
+        }
+        let failed = self.checks.iter().filter(|check| check.outcome == Outcome::Fail);
+        let names: Vec<&str> = failed.clone().map(|check| check.name.as_str()).collect();
+        let hint = failed.clone().find_map(|check| check.remedy.clone()).unwrap_or_else(|| "see the table above".to_owned());
+        Err(Error::new(Code::Precondition, format!("{} failed: {}", count(names.len(), "check"), names.join(", "))).hint(hint))
+    }
+}
+
+impl View for Checks {
+    fn text(&self, look: &Look) -> String {
+        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for check in &self.checks {
+            let outcome = match check.outcome {
+                Outcome::Pass => look.good("pass"),
+                Outcome::Fail => look.bad("fail"),
+                Outcome::Skip => look.dim("skip"),
+            };
+            text += &format!("{outcome}  {:width$}  {}\n", check.name, check.detail);
+            if let Some(remedy) = &check.remedy {
+                text += &format!("      {:width$}  {} {remedy}\n", "", look.good("hint:"));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_names_the_friend_and_how_often() {
+        let used = GrantStatus { reuse: 3, ..GrantStatus::default() };
+        let mut seen = Use::of(&used, &[]);
+        seen.name = Some("anna".parse().unwrap());
+        assert_eq!(seen.alarm().unwrap(), "anna's link was tried again from elsewhere, 3 times");
+        assert_eq!(Use::of(&GrantStatus::default(), &[]).alarm(), None);
+        assert_eq!(times(1), "once");
+    }
+}

@@ -1,0 +1,132 @@
+//! Taking possession of a node: the bootstrap conversation of `docs/protocol.md`, on the operator's side.
+
+use crate::config::Label;
+use crate::error::{Code, Error, Result};
+use crate::keyring::{Keyring, sign};
+use crate::progress::Progress;
+use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
+use crate::session::{self, ConnectError, CoverKey, Pipe};
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How long a TCP connection to a node may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a claim found out about the node.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The node's Noise key, pinned from now on.
+    pub node: [u8; 32],
+    /// What the node says it is.
+    pub offer: Offer,
+    /// Whether it was this owner's before.
+    pub again: bool,
+}
+
+/// Connects to a node, naming the address when that fails.
+pub(super) async fn dial(address: &str, label: &Label) -> Result<TcpStream> {
+    let unreachable = |error: io::Error| {
+        Error::new(Code::Unreachable, format!("machine `{label}` cannot be reached at {address}"))
+            .cause(error)
+            .hint(format!("portdistrict machine reconnect {label}"))
+    };
+    let stream = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
+    let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(stream)
+}
+
+/// Proves to the node at `address` that we are its owner, and learns its key.
+pub async fn claim(address: &str, cover: &[u8; 32], label: &Label, keyring: &Keyring, progress: &dyn Progress) -> Result<Claimed> {
+    let step = progress.step("connect to the node");
+    let stream = dial(address, label).await?;
+    let pipe = session::bootstrap(stream, &CoverKey::from_bytes(*cover), &keyring.client_noise()).await;
+    let mut pipe = pipe.map_err(|error| no_bootstrap(error, label, address))?;
+    step.done();
+
+    let step = progress.step("prove ownership");
+    let (offer, reply) = converse(&mut pipe, label, keyring).await?;
+    let claimed = Claimed { node: pipe.remote, offer, again: reply == ClaimReply::Reconnected };
+    // The node has written its owner down before it answered; how the connection ends no longer matters.
+    let _ = pipe.close().await;
+    if let ClaimReply::Refused(refusal) = reply {
+        return Err(refused(refusal, label));
+    }
+    step.done();
+    Ok(claimed)
+}
+
+/// Challenge, offer, claim, reply.
+async fn converse(pipe: &mut Pipe, label: &Label, keyring: &Keyring) -> Result<(Offer, ClaimReply)> {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
+    let lost = |error: io::Error| {
+        Error::new(Code::Unreachable, format!("the connection to `{label}` broke during the claim"))
+            .cause(error)
+            .hint(format!("portdistrict machine claim {label}"))
+    };
+    pipe.send(&Challenge { nonce }.encode()).await.map_err(lost)?;
+    let offer: Offer = read(&pipe.recv(Offer::LIMIT).await.map_err(lost)?, label)?;
+    if offer.label != label.as_str() {
+        return Err(Error::new(Code::Refused, format!("the node there is called `{}`, not `{label}`; nothing was claimed", offer.label))
+            .hint("portdistrict machine list"));
+    }
+    let signature = sign(&keyring.identity_key(), CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
+    let claim = Claim { owner: keyring.identity_public(), signature, seed: None };
+    pipe.send(&claim.encode()).await.map_err(lost)?;
+    let reply = read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)?;
+    Ok((offer, reply))
+}
+
+fn read<T: Message>(bytes: &[u8], label: &Label) -> Result<T> {
+    T::decode(bytes).map_err(|e| {
+        Error::new(Code::Protocol, format!("machine `{label}` answers in a way this version does not understand"))
+            .cause(e)
+            .hint("use the same version of portdistrict on both sides")
+    })
+}
+
+fn no_bootstrap(error: ConnectError, label: &Label, address: &str) -> Error {
+    match error {
+        ConnectError::Silent => Error::new(Code::Refused, format!("the program at {address} does not answer to the bootstrap key of `{label}`"))
+            .because("it is another program, another node, or a clock is more than a few minutes off")
+            .hint(format!("portdistrict machine doctor {label}")),
+        ConnectError::Io(error) => Error::new(Code::Unreachable, format!("the connection to `{label}` at {address} failed"))
+            .cause(error)
+            .hint(format!("portdistrict machine logs {label}")),
+        other => Error::new(Code::Protocol, format!("the bootstrap of `{label}` at {address} failed"))
+            .cause(other)
+            .hint("use the same version of portdistrict on both sides"),
+    }
+}
+
+fn refused(refusal: ClaimRefusal, label: &Label) -> Error {
+    let text = match refusal {
+        ClaimRefusal::AlreadyClaimed => format!("machine `{label}` refused: somebody else owns it already"),
+        ClaimRefusal::NotOwner => format!("machine `{label}` refused: another owner was fixed when it was deployed"),
+        ClaimRefusal::BadSignature => format!("machine `{label}` refused: the proof of ownership does not hold"),
+        ClaimRefusal::Storage => format!("machine `{label}` could not write down its owner"),
+    };
+    let hint = match refusal {
+        ClaimRefusal::AlreadyClaimed | ClaimRefusal::NotOwner => "use the home it was deployed from, or deploy a machine of your own".to_owned(),
+        ClaimRefusal::BadSignature => format!("portdistrict machine claim {label}"),
+        ClaimRefusal::Storage => format!("portdistrict machine doctor {label}"),
+    };
+    Error::new(if refusal == ClaimRefusal::Storage { Code::Io } else { Code::Refused }, text).because(refusal.as_str()).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_words_and_a_way_out() {
+        let label: Label = "home".parse().unwrap();
+        for refusal in ClaimRefusal::ALL {
+            let error = refused(refusal, &label);
+            assert!(error.message().contains("home") && error.hint_text().is_some(), "{error:?}");
+            assert_eq!(error.causes(), [refusal.as_str()]);
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The operator's side of exit machines: deploy, claim, find again, look at, destroy.
+//!
+//! A provider makes and removes the machine; everything that must be remembered is a span in the ledger. What is on the
+//! screen is no business of this module.
+
+pub mod check;
+pub mod claim;
+pub mod control;
+mod local;
+mod process;
+pub mod provider;
+mod service;
+mod tail;
+
+pub use claim::Claimed;
+pub use control::Control;
+pub use provider::{Kind, Plan, Power};
+
+use crate::config::{Label, Paths};
+use crate::context::Context;
+use crate::encoding::node_id;
+use crate::error::{Code, Error, Result};
+use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
+use crate::ledger::{B64, Machine};
+use crate::progress::Progress;
+use crate::session::messages::Status;
+use check::Check;
+use provider::{LineSink, Provider, Site};
+use serde_json::{Map, Value};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long `list` and `status` wait for one machine.
+const GLANCE: Duration = Duration::from_secs(3);
+
+/// What a person decides about a new machine.
+pub struct Order {
+    /// Where.
+    pub on: Kind,
+    /// Its name.
+    pub label: Label,
+    /// Address to listen on; every one if absent.
+    pub listen: Option<IpAddr>,
+    /// Port to listen on; 0 finds a free one.
+    pub port: u16,
+    /// `host:port` under which friends reach it.
+    pub addresses: Vec<String>,
+    /// Destinations allowed although the policy refuses them.
+    pub allow: Vec<String>,
+    /// Whether the node logs where its guests go.
+    pub log_destinations: bool,
+    /// Whether whoever comes first may claim it.
+    pub claim_by_anyone: bool,
+    /// Whether a service manager keeps it running.
+    pub service: bool,
+}
+
+/// The plan for an order; refused if the label is taken.
+pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
+    if cx.ledger()?.machines()?.iter().any(|machine| machine.label == order.label) {
+        return Err(Error::new(Code::Exists, format!("there is a machine `{}` already", order.label))
+            .hint(format!("choose another label, or: portdistrict machine show {}", order.label)));
+    }
+    let mut cover = [0; 32];
+    getrandom::fill(&mut cover).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
+    Ok(Plan {
+        label: order.label.clone(),
+        dir: cx.paths().machine_dir(&order.label),
+        owner: if order.claim_by_anyone { None } else { Some(cx.keyring()?.identity_public()) },
+        cover,
+        listen: order.listen,
+        port: order.port,
+        addresses: order.addresses.clone(),
+        allow: order.allow.clone(),
+        log_destinations: order.log_destinations,
+        service: order.service,
+    })
+}
+
+/// What [`deploy`] would do, one sentence each.
+pub fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
+    order.on.provider().describe(&plan(cx, order)?)
+}
+
+/// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
+pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Result<Machine> {
+    let plan = plan(cx, order)?;
+    let provider = order.on.provider();
+    let made = provider.deploy(&plan, progress).await?;
+    let mut detail = Map::new();
+    detail.insert(DIAL.to_owned(), made.dial.into());
+    detail.insert("addresses".to_owned(), made.addresses.clone().into());
+    let recorded = cx.record(&MachineDeployed {
+        label: plan.label.clone(),
+        provider: order.on.as_str().to_owned(),
+        address: made.addresses.first().cloned(),
+        node_key: None,
+        owner: B64(cx.keyring()?.identity_public()),
+        cover: Some(B64(plan.cover)),
+        dir: Some(plan.dir.display().to_string()),
+        detail,
+    });
+    if let Err(error) = recorded {
+        provider.destroy(&Site { label: plan.label.clone(), dir: plan.dir.clone() }).await?;
+        return Err(error);
+    }
+    cx.ledger()?.machine(&plan.label)
+}
+
+/// What [`claim`] did.
+pub struct ClaimOutcome {
+    /// The machine as it is recorded now.
+    pub machine: Machine,
+    /// What the node said of itself.
+    pub claimed: Claimed,
+}
+
+/// Takes possession of a machine and pins its key; a second time it finds the machine again.
+pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<ClaimOutcome> {
+    let machine = cx.ledger()?.machine(label)?;
+    let cover = machine.cover.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("the bootstrap key of machine `{label}` is not known here"))
+            .hint(format!("portdistrict machine reconnect {label}"))
+    })?;
+    if let Some((provider, site)) = place(cx.paths(), &machine) {
+        provider.start(&site, progress).await?;
+    }
+    let claimed = claim::claim(dial_address(&machine)?, &cover.0, label, cx.keyring()?, progress).await?;
+    match machine.node_key {
+        Some(B64(pinned)) if pinned != claimed.node => return Err(changed_key(label, &pinned, &claimed.node)),
+        Some(_) => {
+            cx.record(&MachineReconnected { label: label.clone(), address: None, node_key: None })?;
+        }
+        None => {
+            cx.record(&MachineClaimed {
+                label: label.clone(),
+                node_key: B64(claimed.node),
+                address: None,
+                seed_source: claimed.offer.seed_source.clone(),
+                evidence: "none".to_owned(),
+            })?;
+        }
+    }
+    Ok(ClaimOutcome { machine: cx.ledger()?.machine(label)?, claimed })
+}
+
+fn changed_key(label: &Label, pinned: &[u8; 32], found: &[u8; 32]) -> Error {
+    Error::new(Code::Refused, format!("machine `{label}` has another key than when it was claimed; nothing was changed"))
+        .because(format!("pinned {}, found {}", node_id(pinned), node_id(found)))
+        .because("its state folder was replaced, or another node answers there")
+        .hint(format!("find out why first; to start over: portdistrict machine destroy {label}"))
+}
+
+/// What [`reconnect`] found.
+pub struct Reconnected {
+    /// Whether the machine had to be started.
+    pub started: bool,
+    /// How it is now.
+    pub status: Status,
+}
+
+/// Finds a claimed machine again, starts it if it does not run, and checks that it still holds the pinned key.
+pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<Reconnected> {
+    let machine = cx.ledger()?.machine(label)?;
+    let mut started = false;
+    if let Some((provider, site)) = place(cx.paths(), &machine) {
+        started = provider.start(&site, progress).await?;
+    }
+    let step = progress.step("ask the node");
+    let status = open(cx, &machine).await?.status().await?;
+    step.done();
+    cx.record(&MachineReconnected { label: label.clone(), address: None, node_key: None })?;
+    Ok(Reconnected { started, status })
+}
+
+/// A control connection to a claimed machine.
+pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
+    let label = &machine.label;
+    let B64(node) = machine.node_key.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet")).hint(format!("portdistrict machine claim {label}"))
+    })?;
+    Control::open(dial_address(machine)?, &node, label, cx.keyring()?, cx.now()).await
+}
+
+/// A machine as recorded, as its provider sees it, and as it says of itself.
+pub struct Seen {
+    /// From the ledger.
+    pub machine: Machine,
+    /// From its provider.
+    pub power: Power,
+    /// From the node; an error says why it cannot be asked.
+    pub live: Result<Status>,
+}
+
+/// Looks at one machine, waiting at most a moment.
+pub async fn look(cx: &Context, machine: Machine) -> Seen {
+    let power = match place(cx.paths(), &machine) {
+        Some((provider, site)) => provider.power(&site).await.unwrap_or(Power::Off),
+        None => Power::On,
+    };
+    let live = ask(cx, &machine, power).await;
+    Seen { machine, power, live }
+}
+
+/// What the node says of itself, if its provider sees it running.
+async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
+    let label = &machine.label;
+    let ask = async { open(cx, machine).await?.status().await };
+    match power {
+        Power::On => tokio::time::timeout(GLANCE, ask).await.unwrap_or_else(|_| {
+            Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))
+                .hint(format!("portdistrict machine logs {label}")))
+        }),
+        Power::Off => Err(Error::new(Code::Unreachable, format!("machine `{label}` does not run")).hint(format!("portdistrict machine reconnect {label}"))),
+        Power::Gone => Err(Error::new(Code::NotFound, format!("the files of machine `{label}` are gone"))
+            .hint(format!("portdistrict machine destroy {label} --yes"))),
+    }
+}
+
+/// Looks at every machine at the same time.
+pub async fn look_at_all(cx: &Context) -> Result<Vec<Seen>> {
+    let mut waiting: Vec<_> = cx.ledger()?.machines()?.into_iter().map(|machine| Box::pin(look(cx, machine))).collect();
+    let mut seen: Vec<Option<Seen>> = waiting.iter().map(|_| None).collect();
+    std::future::poll_fn(|task| {
+        for (slot, work) in seen.iter_mut().zip(&mut waiting) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(done) = work.as_mut().poll(task)
+            {
+                *slot = Some(done);
+            }
+        }
+        if seen.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    Ok(seen.into_iter().flatten().collect())
+}
+
+/// Passes on a machine's log.
+pub async fn logs(cx: &Context, label: &Label, lines: usize, follow: bool, sink: LineSink<'_>) -> Result<()> {
+    let machine = cx.ledger()?.machine(label)?;
+    let (provider, site) = known_place(cx.paths(), &machine)?;
+    provider.logs(&site, lines, follow, sink).await
+}
+
+/// What [`destroy`] would do, one sentence each.
+pub fn describe_destroy(cx: &Context, label: &Label) -> Result<Vec<String>> {
+    let dir = cx.paths().machine_dir(label);
+    if cx.ledger()?.machine(label).is_err() && !dir.exists() {
+        cx.ledger()?.machine(label)?;
+    }
+    Ok(vec!["end the node, and with it every guest's streams".to_owned(), format!("remove {} with the node's key: its invites are dead for ever", dir.display())])
+}
+
+/// Ends a machine and removes everything that deploy made, also what a killed deploy left without a record.
+pub async fn destroy(cx: &Context, label: &Label) -> Result<()> {
+    match cx.ledger()?.machine(label) {
+        Ok(machine) => {
+            let (provider, site) = known_place(cx.paths(), &machine)?;
+            provider.destroy(&site).await?;
+            cx.record(&MachineDestroyed { label: label.clone() }).map(|_| ())
+        }
+        Err(error) => {
+            let dir = cx.paths().machine_dir(label);
+            if error.code() != Code::NotFound || !dir.exists() {
+                return Err(error);
+            }
+            Kind::Local.provider().destroy(&Site { label: label.clone(), dir }).await
+        }
+    }
+}
+
+/// What a provider needs, and how one machine is.
+pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec<Check>> {
+    let Some(label) = label else { return on.provider().doctor(None).await };
+    let machine = cx.ledger()?.machine(label)?;
+    let (provider, site) = known_place(cx.paths(), &machine)?;
+    let mut checks = provider.doctor(Some(&site)).await?;
+    match look(cx, machine).await.live {
+        Ok(status) => {
+            checks.push(check_clock(status.now, cx.now()));
+            checks.push(Check::pass("control", format!("answers its owner, version {}", status.version)));
+        }
+        Err(error) => checks.push(Check::failed("control", &error)),
+    }
+    Ok(checks)
+}
+
+/// Handshakes carry the time: clocks far apart cannot talk.
+fn check_clock(theirs: u64, ours: u64) -> Check {
+    match theirs.abs_diff(ours) {
+        0..=60 => Check::pass("clock", "agrees with this computer's"),
+        apart => Check::fail("clock", format!("{apart} seconds apart from this computer's"), "switch on time synchronisation on both: timedatectl set-ntp true"),
+    }
+}
+
+/// Name of the operator's own address among what a provider remembers.
+const DIAL: &str = "dial";
+
+/// Where the operator connects to.
+fn dial_address(machine: &Machine) -> Result<&str> {
+    let dial = machine.detail.get(DIAL).and_then(Value::as_str).or(machine.address.as_deref());
+    dial.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("the address of machine `{}` is not known", machine.label))
+            .hint(format!("portdistrict machine show {}", machine.label))
+    })
+}
+
+/// The provider of a machine and what it must know; none for machines that another version recorded.
+fn place(paths: &Paths, machine: &Machine) -> Option<(Box<dyn Provider>, Site)> {
+    let kind: Kind = machine.provider.parse().ok()?;
+    Some((kind.provider(), Site { label: machine.label.clone(), dir: paths.machine_dir(&machine.label) }))
+}
+
+fn known_place(paths: &Paths, machine: &Machine) -> Result<(Box<dyn Provider>, Site)> {
+    place(paths, machine).ok_or_else(|| {
+        Error::new(Code::Failed, format!("machine `{}` is on `{}`, which this version does not know", machine.label, machine.provider))
+            .hint("upgrade portdistrict")
+    })
+}
+
+/// A line of a node's log in words: `12:03:04 session.refused grant=7QK2 reason=grant-expired`.
+pub fn message_of_log_line(line: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return line.to_owned() };
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let head = ["time", "event"].iter().filter_map(|name| fields.get(*name)).map(plain);
+    let rest = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "time" | "event")).map(|(name, value)| format!("{name}={}", plain(value)));
+    head.chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_read_as_words() {
+        let line = r#"{"time":"2026-05-03T14:00:00Z","event":"session.refused","reason":"grant-expired","port":7}"#;
+        assert_eq!(message_of_log_line(line), "2026-05-03T14:00:00Z session.refused port=7 reason=grant-expired");
+        assert_eq!(message_of_log_line("thread panicked"), "thread panicked");
+    }
+
+    #[test]
+    fn clocks_may_differ_by_a_minute() {
+        use check::Outcome;
+        assert_eq!(check_clock(1000, 1060).outcome, Outcome::Pass);
+        assert_eq!(check_clock(1000, 1061).outcome, Outcome::Fail);
+        assert_eq!(check_clock(1061, 1000).outcome, Outcome::Fail);
+    }
+}

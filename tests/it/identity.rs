@@ -1,0 +1,109 @@
+//! `init`, `identity …` and `ledger …` on a real home.
+
+use super::home::{Home, Ran};
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn init_is_harmless_twice_and_needed_once() {
+    let home = Home::new();
+    let stderr = home.line("status").fails(6);
+    assert!(stderr.contains("\n  hint: portdistrict init"), "{stderr}");
+    let first = home.line("init --json").json();
+    assert_eq!(first["created"], true);
+    assert_eq!(first["id"].as_str().unwrap().len(), 32);
+    let second = home.line("init --json").json();
+    assert_eq!(first["id"], second["id"]);
+    assert_eq!(home.line("ledger log --json").json()["entries"].as_array().unwrap().len(), 1);
+    let mode = std::fs::metadata(home.path().join("data/keyring.age")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_passphrase_replaces_the_key_file_and_back() {
+    let home = Home::new();
+    let id = home.line("init --json").json()["id"].clone();
+    let file = home.work().join("passphrase.txt");
+    std::fs::write(&file, "correct horse\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let _ = home.line("identity lock --passphrase-file passphrase.txt").ok();
+    assert!(!home.path().join("data/keyring.key").exists());
+    let stderr = home.line("identity show").fails(6);
+    assert!(stderr.contains("hint:"), "{stderr}");
+    assert_eq!(home.line("identity show --passphrase-file passphrase.txt --json").json()["id"], id);
+    let ran = Ran::of(home.shell("portdistrict identity show --json --passphrase-fd 3 3< passphrase.txt"));
+    assert_eq!(ran.json()["id"], id);
+    std::fs::write(&file, "wrong horse\n").unwrap();
+    let stderr = home.line("identity show --passphrase-file passphrase.txt --json").fails(6);
+    assert!(stderr.contains("\"keyring\""), "{stderr}");
+    std::fs::write(&file, "correct horse\n").unwrap();
+    let _ = home.line("identity unlock --passphrase-file passphrase.txt").ok();
+    assert_eq!(home.line("identity show --json").json()["protection"], "key-file");
+}
+
+#[test]
+fn an_exported_identity_verifies_and_a_changed_one_does_not() {
+    let home = Home::new();
+    let id = home.line("init --json").json()["id"].clone();
+    let blob = home.line("identity export --name Anna").ok();
+    let found = home.run(["identity", "verify", blob.trim(), "--json"]).json();
+    assert_eq!((&found["id"], found["name"].as_str()), (&id, Some("Anna")));
+    let ran = Ran::of(home.shell("portdistrict identity export | portdistrict identity verify - --json"));
+    assert_eq!(ran.json()["id"], id);
+    let middle = blob.len() / 2;
+    let other = if &blob[middle..=middle] == "A" { "B" } else { "A" };
+    let changed = format!("{}{other}{}", &blob[..middle], &blob[middle + 1..]);
+    let stderr = home.run(["identity", "verify", changed.trim()]).fails(2);
+    assert!(stderr.contains("hint:"), "{stderr}");
+}
+
+#[test]
+fn loose_permissions_are_refused_with_the_command_that_mends_them() {
+    let home = Home::new();
+    let _ = home.line("init").ok();
+    let key = home.path().join("data/keyring.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let stderr = home.line("identity show").fails(6);
+    let hint = stderr.lines().find_map(|line| line.trim().strip_prefix("hint: ")).unwrap().to_owned();
+    assert!(hint.starts_with("chmod 0600 "), "{stderr}");
+    let _ = Ran::of(home.shell(&hint)).ok();
+    let _ = home.line("identity show").ok();
+}
+
+#[test]
+fn the_ledger_is_read_shown_and_followed() {
+    let home = Home::new();
+    let _ = home.line("init").ok();
+    let log = home.line("ledger log --json").json();
+    let id = log["entries"][0]["id"].as_str().unwrap();
+    let shown = home.run(["ledger", "show", id, "--json"]).json();
+    assert_eq!(shown["kind"], "identity.created");
+    let shown = home.run(["ledger", "show", &id[..8], "--json"]).json();
+    assert_eq!(shown["id"], id);
+    let _ = home.line("ledger show AAAA").fails(3);
+    assert_eq!(home.line("ledger verify --json").json()["ok"], true);
+    assert_eq!(home.line("ledger rebuild --json").json()["entries"], 1);
+    assert_eq!(home.line("ledger log --kind grant.* --json").json()["entries"], serde_json::json!([]));
+    let ran = Ran::of(home.shell("portdistrict ledger log --follow --json | head -n 1"));
+    assert_eq!(ran.json()["kind"], "identity.created");
+}
+
+#[test]
+fn values_complete_as_the_shell_asks_for_them() {
+    let home = Home::new();
+    let ask = |words: &str, index: usize| {
+        let mut command = home.command(std::iter::once("--").chain(words.split(' ')));
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", index.to_string()).env("_CLAP_IFS", "\n");
+        command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
+        Ran::of(command).ok()
+    };
+    // Without a home there is nothing to offer, and nothing fails.
+    assert_eq!(ask("portdistrict machine show ", 3).trim(), "");
+    assert!(!home.path().exists());
+    let _ = home.line("init").ok();
+    let _ = home.line("machine deploy --on local --label cottage --listen 127.0.0.1").ok();
+    let offered = ask("portdistrict machine show ", 3);
+    let _ = home.line("machine destroy cottage --yes").ok();
+    assert!(offered.lines().any(|line| line == "cottage"), "{offered}");
+    assert!(ask("portdistrict ledger log --kind ", 4).contains("grant.issued"));
+    assert!(ask("portdistrict mach", 1).contains("machine"));
+}
