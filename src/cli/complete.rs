@@ -30,7 +30,9 @@ pub(super) fn spans() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let filter = crate::ledger::Filter { limit: Some(50), ..Default::default() };
         let entries = ledger().and_then(|ledger| ledger.log(&filter).ok()).unwrap_or_default();
-        let one = |(order, entry): (usize, &crate::ledger::Entry)| candidate(&entry.id.to_string(), entry.span.kind.clone()).display_order(Some(order));
+        let one = |(order, entry): (usize, &crate::ledger::Entry)| {
+            candidate(&entry.id.to_string(), entry.span.kind.clone()).display_order(Some(order))
+        };
         entries.iter().rev().enumerate().map(one).collect()
     })
 }

@@ -43,7 +43,11 @@ fn home(cx: &Context) -> Vec<Check> {
     let paths = cx.paths();
     let mut checks = vec![Check::pass("home", paths.home_in_use())];
     if let Some(user) = paths.sudo_user() {
-        checks.push(Check::fail("sudo", format!("the home in use is root's, not that of {user}"), "run it without sudo, or name the home: --home DIR"));
+        checks.push(Check::fail(
+            "sudo",
+            format!("the home in use is root's, not that of {user}"),
+            "run it without sudo, or name the home: --home DIR",
+        ));
     }
     if !Keyring::exists(paths) {
         checks.push(Check::fail("identity", "there is none yet", "portdistrict init"));
@@ -81,7 +85,11 @@ fn ledger(paths: &Paths) -> Check {
     match verify_file(&paths.ledger_file()) {
         Ok(report) if report.is_ok() => Check::pass("ledger", format!("{} entries hold", report.spans)),
         Ok(report) => {
-            let what = report.broken.map(|broken| broken.to_string()).or(report.schema.into_iter().next()).or(report.projections.into_iter().next());
+            let what = report
+                .broken
+                .map(|broken| broken.to_string())
+                .or(report.schema.into_iter().next())
+                .or(report.projections.into_iter().next());
             Check::fail("ledger", what.unwrap_or_default(), "portdistrict ledger verify")
         }
         Err(error) => Check::failed("ledger", &error),
@@ -94,7 +102,9 @@ fn disk(folder: &Path) -> Check {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let read_only = stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
             match (read_only, free) {
-                (true, _) => Check::fail("disk", format!("{} is on a read-only disk", folder.display()), "choose a writable place with --home DIR"),
+                (true, _) => {
+                    Check::fail("disk", format!("{} is on a read-only disk", folder.display()), "choose a writable place with --home DIR")
+                }
                 (false, free) if free < LITTLE_SPACE => {
                     Check::fail("disk", format!("only {} free for {}", bytes(free), folder.display()), "free some space on this disk")
                 }

@@ -33,8 +33,10 @@ pub(super) enum IdentityCommand {
 
 /// Show who you are
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  See your id and which folders are in use:\n    portdistrict identity show\n  The id alone, for a script:\n    \
-                             portdistrict identity show --json")]
+#[command(
+    after_long_help = "EXAMPLES:\n  See your id and which folders are in use:\n    portdistrict identity show\n  The id alone, for a script:\n    \
+                             portdistrict identity show --json"
+)]
 pub(super) struct ShowArgs {}
 
 /// Protect the keyring with a passphrase

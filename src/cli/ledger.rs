@@ -76,7 +76,12 @@ pub(super) fn run(call: &Call, command: &LedgerCommand) -> Result<()> {
         LedgerCommand::Log(args) => log(call, args),
         LedgerCommand::Show(args) => {
             let entry = open(call)?.show(&args.id)?;
-            call.out.show(&Whole { entry: Line::of(&entry), signature: entry.signature.to_string(), bytes: entry.bytes.len(), now: time::now_s() })
+            call.out.show(&Whole {
+                entry: Line::of(&entry),
+                signature: entry.signature.to_string(),
+                bytes: entry.bytes.len(),
+                now: time::now_s(),
+            })
         }
         LedgerCommand::Verify(_) => verify(call),
         LedgerCommand::Rebuild(_) => {
@@ -91,7 +96,9 @@ pub(super) fn run(call: &Call, command: &LedgerCommand) -> Result<()> {
 fn open(call: &Call) -> Result<Ledger> {
     let paths = call.paths()?;
     Ledger::open_read_only(&paths.ledger_file()).map_err(|error| match error.code() {
-        Code::NotFound => Error::new(Code::Precondition, format!("there is no ledger yet in {}", paths.home_in_use())).hint("portdistrict init"),
+        Code::NotFound => {
+            Error::new(Code::Precondition, format!("there is no ledger yet in {}", paths.home_in_use())).hint("portdistrict init")
+        }
         _ => error,
     })
 }
@@ -243,10 +250,14 @@ fn verify(call: &Call) -> Result<()> {
             .hint("restore the file from a backup; the entries before the damage can still be read: portdistrict ledger log"));
     }
     if let Some(first) = report.schema.first() {
-        return Err(Error::new(Code::Ledger, format!("the ledger's protection was tampered with: {first}")).hint("restore the file from a backup"));
+        return Err(
+            Error::new(Code::Ledger, format!("the ledger's protection was tampered with: {first}")).hint("restore the file from a backup")
+        );
     }
     match report.projections.first() {
-        Some(first) => Err(Error::new(Code::Ledger, format!("a table disagrees with the entries: {first}")).hint("portdistrict ledger rebuild")),
+        Some(first) => {
+            Err(Error::new(Code::Ledger, format!("a table disagrees with the entries: {first}")).hint("portdistrict ledger rebuild"))
+        }
         None => Ok(()),
     }
 }

@@ -146,8 +146,10 @@ pub(super) struct DestroyArgs {
 ///
 /// Ends with status 6 if something fails.
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  Before the first deploy:\n    portdistrict machine doctor\n  When a machine does not answer:\n    \
-                             portdistrict machine doctor home")]
+#[command(
+    after_long_help = "EXAMPLES:\n  Before the first deploy:\n    portdistrict machine doctor\n  When a machine does not answer:\n    \
+                             portdistrict machine doctor home"
+)]
 pub(super) struct DoctorArgs {
     /// Machine to look at too
     #[arg(value_name = "LABEL", add = complete::machines())]
@@ -214,7 +216,9 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
     let addresses = machine.detail.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses: Vec<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
     if args_are_private(&addresses) {
-        call.out.say("Friends outside your network cannot reach these addresses. If the router forwards a port, deploy with --port and --address.");
+        call.out.say(
+            "Friends outside your network cannot reach these addresses. If the router forwards a port, deploy with --port and --address.",
+        );
     }
     call.out.say(format!("Next: portdistrict machine claim {}", machine.label));
     call.out.show(&Made { label: machine.label, provider: machine.provider, addresses })
@@ -319,7 +323,15 @@ impl View for Machines {
         if self.machines.is_empty() {
             return String::new();
         }
-        let row = |m: &Sight| vec![m.label.to_string(), m.state.to_owned(), m.address.clone().unwrap_or_default(), m.use_in_words(), m.node.as_deref().map(short).unwrap_or_default()];
+        let row = |m: &Sight| {
+            vec![
+                m.label.to_string(),
+                m.state.to_owned(),
+                m.address.clone().unwrap_or_default(),
+                m.use_in_words(),
+                m.node.as_deref().map(short).unwrap_or_default(),
+            ]
+        };
         table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>())
     }
 }

@@ -108,19 +108,6 @@ enum Command {
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
     Version(generate::VersionArgs),
-    #[command(name = guard::VERB, hide = true)]
-    Guard(GuardArgs),
-}
-
-/// Watch over a command that `exit try` runs
-#[derive(clap::Args)]
-struct GuardArgs {
-    #[arg(long)]
-    parent: u32,
-    #[arg(long)]
-    remove: Vec<PathBuf>,
-    #[arg(last = true, required = true)]
-    command: Vec<OsString>,
 }
 
 /// One call of the program: where to print, and what the global flags say.
@@ -133,9 +120,7 @@ pub(crate) struct Call {
 impl Call {
     /// Runs asynchronous work to its end, to `--timeout` or to Ctrl-C; dropping the work is what cleans up.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
-            Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("raise the limit of open files: ulimit -n 1024")
-        })?;
+        let runtime = event_loop()?;
         runtime.block_on(async {
             let limit = self.global.timeout.unwrap_or(Duration::MAX);
             tokio::select! {
@@ -196,6 +181,15 @@ async fn interrupted() -> Error {
 pub fn main() -> ExitCode {
     complete::answer();
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(guarded) = guard::answer(words.get(1..).unwrap_or_default()) {
+        return guarded.map_or_else(
+            |error| {
+                Output::new(Choice::default()).error(&error);
+                ExitCode::from(error.code().exit_code())
+            },
+            ExitCode::from,
+        );
+    }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         Err(error) => return usage::explain(&error, &words),
@@ -225,14 +219,8 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Completions(args) => generate::completions(call, &args),
         Command::Man(args) => generate::man(call, &args),
         Command::Version(_) => generate::version(call),
-        Command::Guard(GuardArgs { parent, remove, command }) => return guarded(guard::Watch { parent, remove, command }),
     }?;
     Ok(0)
-}
-
-/// The guard has signals of its own, so it runs outside [`Call::block_on`].
-fn guarded(watch: guard::Watch) -> Result<u8> {
-    event_loop()?.block_on(guard::run(watch))
 }
 
 fn event_loop() -> Result<tokio::runtime::Runtime> {

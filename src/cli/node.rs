@@ -30,9 +30,8 @@ pub(super) struct RunArgs {
 pub(super) fn run(call: &Call, command: &NodeCommand) -> Result<()> {
     let NodeCommand::Run(args) = command;
     if args.detach {
-        rustix::process::setsid().map_err(|e| {
-            Error::new(Code::Failed, "cannot leave the terminal's session").cause(e).hint("start it without --detach")
-        })?;
+        rustix::process::setsid()
+            .map_err(|e| Error::new(Code::Failed, "cannot leave the terminal's session").cause(e).hint("start it without --detach"))?;
     }
     node::run(&args.config, |ready| {
         // Nobody may be listening any more; the node serves all the same.

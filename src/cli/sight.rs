@@ -100,7 +100,9 @@ impl Sight {
             state,
             address: machine.address,
             node: machine.node_key.map(|B64(key)| node_id(&key)),
-            attestation: machine.evidence.map(|evidence| if evidence == "none" { "none, key pinned on first use".to_owned() } else { evidence }),
+            attestation: machine
+                .evidence
+                .map(|evidence| if evidence == "none" { "none, key pinned on first use".to_owned() } else { evidence }),
             seed_source: machine.seed_source,
             folder: machine.dir,
             deployed: machine.created_ms / 1000,

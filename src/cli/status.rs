@@ -17,7 +17,9 @@ const SOON: u64 = 24 * 60 * 60;
 
 /// Show what you have, who uses it, and what needs attention
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  Everything on one screen:\n    portdistrict status\n  For a program:\n    portdistrict status --json")]
+#[command(
+    after_long_help = "EXAMPLES:\n  Everything on one screen:\n    portdistrict status\n  For a program:\n    portdistrict status --json"
+)]
 pub(super) struct StatusArgs {}
 
 /// Everything on one screen.
@@ -119,7 +121,9 @@ fn attention(machines: &[Sight], grants: &[Lent], exits: &[Borrowed], now: u64) 
     for machine in machines {
         let label = &machine.label;
         match machine.state {
-            "unclaimed" => found.push(Attention::new(format!("machine {label} waits for its owner"), format!("portdistrict machine claim {label}"))),
+            "unclaimed" => {
+                found.push(Attention::new(format!("machine {label} waits for its owner"), format!("portdistrict machine claim {label}")))
+            }
             "running" => {}
             state => {
                 let hint = machine.problem.as_ref().and_then(|problem| problem.hint.clone());
@@ -159,7 +163,11 @@ impl View for Status {
             let node = g.node.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string);
             vec![g.name.to_string(), node, g.mode.clone(), when(g.expires, self.now), short(&g.id)]
         };
-        part(format!("{} lent", count(self.grants.len(), "exit")), &["FRIEND", "MACHINE", "MODE", "ENDS", "GRANT"], self.grants.iter().map(row).collect());
+        part(
+            format!("{} lent", count(self.grants.len(), "exit")),
+            &["FRIEND", "MACHINE", "MODE", "ENDS", "GRANT"],
+            self.grants.iter().map(row).collect(),
+        );
         let row = |e: &Borrowed| vec![e.name.to_string(), e.addresses.join(", "), when(e.expires, self.now)];
         part(format!("{} borrowed", count(self.exits.len(), "exit")), &["NAME", "ADDRESS", "ENDS"], self.exits.iter().map(row).collect());
         if self.attention.is_empty() {

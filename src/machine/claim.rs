@@ -89,9 +89,11 @@ fn read<T: Message>(bytes: &[u8], label: &Label) -> Result<T> {
 
 fn no_bootstrap(error: ConnectError, label: &Label, address: &str) -> Error {
     match error {
-        ConnectError::Silent => Error::new(Code::Refused, format!("the program at {address} does not answer to the bootstrap key of `{label}`"))
-            .because("it is another program, another node, or a clock is more than a few minutes off")
-            .hint(format!("portdistrict machine doctor {label}")),
+        ConnectError::Silent => {
+            Error::new(Code::Refused, format!("the program at {address} does not answer to the bootstrap key of `{label}`"))
+                .because("it is another program, another node, or a clock is more than a few minutes off")
+                .hint(format!("portdistrict machine doctor {label}"))
+        }
         ConnectError::Io(error) => Error::new(Code::Unreachable, format!("the connection to `{label}` at {address} failed"))
             .cause(error)
             .hint(format!("portdistrict machine logs {label}")),
@@ -109,7 +111,9 @@ fn refused(refusal: ClaimRefusal, label: &Label) -> Error {
         ClaimRefusal::Storage => format!("machine `{label}` could not write down its owner"),
     };
     let hint = match refusal {
-        ClaimRefusal::AlreadyClaimed | ClaimRefusal::NotOwner => "use the home it was deployed from, or deploy a machine of your own".to_owned(),
+        ClaimRefusal::AlreadyClaimed | ClaimRefusal::NotOwner => {
+            "use the home it was deployed from, or deploy a machine of your own".to_owned()
+        }
         ClaimRefusal::BadSignature => format!("portdistrict machine claim {label}"),
         ClaimRefusal::Storage => format!("portdistrict machine doctor {label}"),
     };

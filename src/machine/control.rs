@@ -64,10 +64,12 @@ fn refused(error: ConnectError, address: &str, node: &[u8; 32], label: &Label) -
             .because(code.as_str())
             .hint(format!("portdistrict machine claim {label}")),
         // Whoever answers there does not hold the pinned key; that is never passed over (PD-EX9).
-        ConnectError::Silent => Error::new(Code::Refused, format!("the program at {address} is not the machine `{label}` that was claimed"))
-            .because(format!("node {} is pinned for it, and whoever listens there does not hold that key", node_id(node)))
-            .because("if the address is right, check that the clocks of both computers agree within a few minutes")
-            .hint(format!("portdistrict machine reconnect {label}")),
+        ConnectError::Silent => {
+            Error::new(Code::Refused, format!("the program at {address} is not the machine `{label}` that was claimed"))
+                .because(format!("node {} is pinned for it, and whoever listens there does not hold that key", node_id(node)))
+                .because("if the address is right, check that the clocks of both computers agree within a few minutes")
+                .hint(format!("portdistrict machine reconnect {label}"))
+        }
         ConnectError::Io(error) => Error::new(Code::Unreachable, format!("the connection to machine `{label}` at {address} failed"))
             .cause(error)
             .hint(format!("portdistrict machine reconnect {label}")),

@@ -116,8 +116,11 @@ impl Provider for Local {
             match self.power(site).await? {
                 Power::On => return Ok(false),
                 Power::Gone => {
-                    return Err(Error::new(Code::NotFound, format!("the files of machine `{}` are gone: {}", site.label, site.dir.display()))
-                        .hint(format!("portdistrict machine destroy {} --yes", site.label)));
+                    return Err(Error::new(
+                        Code::NotFound,
+                        format!("the files of machine `{}` are gone: {}", site.label, site.dir.display()),
+                    )
+                    .hint(format!("portdistrict machine destroy {} --yes", site.label)));
                 }
                 Power::Off => {}
             }
@@ -407,9 +410,13 @@ fn check_resolver() -> Check {
     match std::fs::read_to_string(path) {
         Ok(text) => match text.lines().find_map(|line| line.trim().strip_prefix("nameserver")) {
             Some(server) => Check::pass("resolver", format!("name server {}", server.trim())),
-            None => Check::fail("resolver", format!("{path} names no server"), format!("add a line such as `nameserver 9.9.9.9` to {path}")),
+            None => {
+                Check::fail("resolver", format!("{path} names no server"), format!("add a line such as `nameserver 9.9.9.9` to {path}"))
+            }
         },
-        Err(error) => Check::fail("resolver", format!("cannot read {path}: {error}"), format!("make {path} with a line such as `nameserver 9.9.9.9`")),
+        Err(error) => {
+            Check::fail("resolver", format!("cannot read {path}: {error}"), format!("make {path} with a line such as `nameserver 9.9.9.9`"))
+        }
     }
 }
 
@@ -424,9 +431,11 @@ fn check_process(power: Result<Power>, site: &Site) -> Check {
     match power {
         Ok(Power::On) => Check::pass("process", "running"),
         Ok(Power::Off) => Check::fail("process", "not running", format!("portdistrict machine reconnect {}", site.label)),
-        Ok(Power::Gone) => {
-            Check::fail("process", format!("its files are gone: {}", shell_quote(&site.dir)), format!("portdistrict machine destroy {} --yes", site.label))
-        }
+        Ok(Power::Gone) => Check::fail(
+            "process",
+            format!("its files are gone: {}", shell_quote(&site.dir)),
+            format!("portdistrict machine destroy {} --yes", site.label),
+        ),
         Err(error) => Check::failed("process", &error),
     }
 }

@@ -211,7 +211,8 @@ async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))
                 .hint(format!("portdistrict machine logs {label}")))
         }),
-        Power::Off => Err(Error::new(Code::Unreachable, format!("machine `{label}` does not run")).hint(format!("portdistrict machine reconnect {label}"))),
+        Power::Off => Err(Error::new(Code::Unreachable, format!("machine `{label}` does not run"))
+            .hint(format!("portdistrict machine reconnect {label}"))),
         Power::Gone => Err(Error::new(Code::NotFound, format!("the files of machine `{label}` are gone"))
             .hint(format!("portdistrict machine destroy {label} --yes"))),
     }
@@ -248,7 +249,10 @@ pub fn describe_destroy(cx: &Context, label: &Label) -> Result<Vec<String>> {
     if cx.ledger()?.machine(label).is_err() && !dir.exists() {
         cx.ledger()?.machine(label)?;
     }
-    Ok(vec!["end the node, and with it every guest's streams".to_owned(), format!("remove {} with the node's key: its invites are dead for ever", dir.display())])
+    Ok(vec![
+        "end the node, and with it every guest's streams".to_owned(),
+        format!("remove {} with the node's key: its invites are dead for ever", dir.display()),
+    ])
 }
 
 /// Ends a machine and removes everything that deploy made, also what a killed deploy left without a record.
@@ -289,7 +293,11 @@ pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec
 fn check_clock(theirs: u64, ours: u64) -> Check {
     match theirs.abs_diff(ours) {
         0..=60 => Check::pass("clock", "agrees with this computer's"),
-        apart => Check::fail("clock", format!("{apart} seconds apart from this computer's"), "switch on time synchronisation on both: timedatectl set-ntp true"),
+        apart => Check::fail(
+            "clock",
+            format!("{apart} seconds apart from this computer's"),
+            "switch on time synchronisation on both: timedatectl set-ntp true",
+        ),
     }
 }
 
@@ -323,7 +331,10 @@ pub fn message_of_log_line(line: &str) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return line.to_owned() };
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let head = ["time", "event"].iter().filter_map(|name| fields.get(*name)).map(plain);
-    let rest = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "time" | "event")).map(|(name, value)| format!("{name}={}", plain(value)));
+    let rest = fields
+        .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "time" | "event"))
+        .map(|(name, value)| format!("{name}={}", plain(value)));
     head.chain(rest).collect::<Vec<_>>().join(" ")
 }
 

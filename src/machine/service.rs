@@ -92,8 +92,11 @@ WantedBy=default.target
 pub(super) async fn install(site: &Site, program: &Path, config: &Path) -> Result<()> {
     let path = unit_path(&site.label)?;
     if path.exists() {
-        return Err(Error::new(Code::Exists, format!("there is a unit already: {}", path.display()))
-            .hint(format!("systemctl --user disable --now {0}; rm {1}", unit_name(&site.label), crate::config::fs::shell_quote(&path))));
+        return Err(Error::new(Code::Exists, format!("there is a unit already: {}", path.display())).hint(format!(
+            "systemctl --user disable --now {0}; rm {1}",
+            unit_name(&site.label),
+            crate::config::fs::shell_quote(&path)
+        )));
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).doing("make the folder", folder.display())?;

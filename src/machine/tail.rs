@@ -13,7 +13,9 @@ const WINDOW: u64 = 4 * 1024 * 1024;
 /// Passes on the last lines, then, if asked, the following ones until the sink has enough.
 pub(super) async fn tail(path: &Path, lines: usize, follow: bool, sink: LineSink<'_>) -> Result<()> {
     let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(Code::NotFound, format!("there is no log yet: {}", path.display())).hint("portdistrict machine list"),
+        std::io::ErrorKind::NotFound => {
+            Error::new(Code::NotFound, format!("there is no log yet: {}", path.display())).hint("portdistrict machine list")
+        }
         _ => Error::new(Code::Io, format!("cannot read the log {}", path.display())).cause(error),
     })?;
     let doing = "read the log";

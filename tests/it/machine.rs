@@ -139,7 +139,11 @@ fn a_stranger_cannot_claim() {
             }
         }
         std::fs::create_dir_all(to.path().join("state/machines")).unwrap();
-        let status = std::process::Command::new("cp").arg("-a").arg(from.path().join("state/machines/home")).arg(to.path().join("state/machines/")).status();
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(from.path().join("state/machines/home"))
+            .arg(to.path().join("state/machines/"))
+            .status();
         assert!(status.unwrap().success());
     };
     theft(&operator.0, &stranger.0);
@@ -170,7 +174,14 @@ fn no_secret_is_printed_however_much_is_asked_for() {
     let key = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY")).unwrap();
     let spans = operator.0.line("ledger log --json").json();
     let shows = spans["entries"].as_array().unwrap().iter().map(|entry| format!("ledger show {} --json", entry["id"].as_str().unwrap()));
-    let lines = ["-vv machine claim home", "-vv machine show home", "machine show home --json", "machine logs home", "status --json", "ledger log --json"];
+    let lines = [
+        "-vv machine claim home",
+        "-vv machine show home",
+        "machine show home --json",
+        "machine logs home",
+        "status --json",
+        "ledger log --json",
+    ];
     for line in lines.into_iter().map(str::to_owned).chain(shows) {
         let ran = operator.0.line(&line);
         for secret in [cover.trim(), key] {
