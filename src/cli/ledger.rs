@@ -171,7 +171,7 @@ fn log(call: &Call, args: &LogArgs) -> Result<()> {
     // Following begins before the past is read, so that nothing falls between the two.
     let mut follower = ledger.follow(filter.clone())?;
     let mut shown = 0;
-    call.block_on(async {
+    call.block_on_while_read(async {
         let mut news = ledger.log(&filter)?;
         loop {
             for entry in news.iter().filter(|entry| entry.pos > shown) {

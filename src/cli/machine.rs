@@ -359,7 +359,7 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
         let text = if json { line.to_owned() } else { machine::message_of_log_line(line) };
         call.out.raw((text + "\n").as_bytes())
     };
-    call.block_on(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
+    call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
 }
 
 fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {

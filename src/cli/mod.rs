@@ -31,6 +31,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How often a stream in which nothing happens looks whether anybody still reads it.
+const LOOK_FOR_READER: Duration = Duration::from_millis(200);
+
 /// Run exit nodes that can prove what they run, and lend them to friends with one line of text
 ///
 /// Nouns come first, verbs second: `portdistrict exit invite`. Every command explains itself with --help and shows examples
@@ -120,13 +123,24 @@ pub(crate) struct Call {
 impl Call {
     /// Runs asynchronous work to its end, to `--timeout` or to Ctrl-C; dropping the work is what cleans up.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let runtime = event_loop()?;
-        runtime.block_on(async {
+        event_loop()?.block_on(async {
             let limit = self.global.timeout.unwrap_or(Duration::MAX);
             tokio::select! {
                 done = tokio::time::timeout(limit, work) => done.unwrap_or_else(|_| Err(timed_out(limit))),
                 end = interrupted() => Err(end),
             }
+        })
+    }
+
+    /// As [`Call::block_on`] for what goes on until Ctrl-C; ends well when nobody reads the results any more.
+    pub(crate) fn block_on_while_read(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let gone = async {
+            while !self.out.reader_gone() {
+                tokio::time::sleep(LOOK_FOR_READER).await;
+            }
+        };
+        self.block_on(async {
+            tokio::select! { done = work => done, () = gone => Ok(()) }
         })
     }
 
@@ -181,14 +195,8 @@ async fn interrupted() -> Error {
 pub fn main() -> ExitCode {
     complete::answer();
     let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(guarded) = guard::answer(words.get(1..).unwrap_or_default()) {
-        return guarded.map_or_else(
-            |error| {
-                Output::new(Choice::default()).error(&error);
-                ExitCode::from(error.code().exit_code())
-            },
-            ExitCode::from,
-        );
+    if let Some(done) = guard::answer(words.get(1..).unwrap_or_default()) {
+        return finish(&Output::new(Choice::default()), done);
     }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
@@ -197,13 +205,16 @@ pub fn main() -> ExitCode {
     let Global { json, quiet, color, yes, .. } = cli.global;
     let call = Call { out: Output::new(Choice { json, quiet, color, yes }), global: cli.global };
     logging(call.global.verbose, color);
-    match run(&call, cli.command) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            call.out.error(&error);
-            ExitCode::from(error.code().exit_code())
-        }
-    }
+    let done = run(&call, cli.command);
+    finish(&call.out, done)
+}
+
+/// The outcome as an exit status; an error is told first.
+fn finish(out: &Output, done: Result<u8>) -> ExitCode {
+    ExitCode::from(done.unwrap_or_else(|error| {
+        out.error(&error);
+        error.code().exit_code()
+    }))
 }
 
 /// Most commands end with 0; those that run another program pass on its status.

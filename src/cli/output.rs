@@ -145,6 +145,15 @@ impl Output {
         Ok(!self.gone.load(Ordering::Relaxed))
     }
 
+    /// Whether the reader has gone, for streams in which nothing may happen for hours.
+    pub(super) fn reader_gone(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdout = io::stdout();
+        let mut ask = [PollFd::new(&stdout, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.gone.load(Ordering::Relaxed) || (poll(&mut ask, Some(&now)).is_ok() && ask[0].revents().contains(PollFlags::ERR))
+    }
+
     fn write(&self, bytes: &[u8]) -> Result<()> {
         if self.gone.load(Ordering::Relaxed) {
             return Ok(());

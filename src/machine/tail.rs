@@ -29,7 +29,10 @@ pub(super) async fn tail(path: &Path, lines: usize, follow: bool, sink: LineSink
             return Ok(());
         }
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         read_new(&mut file, &mut rest, path)?;
         for line in take_lines(&mut rest) {
@@ -38,7 +41,6 @@ pub(super) async fn tail(path: &Path, lines: usize, follow: bool, sink: LineSink
             }
         }
     }
-    Ok(())
 }
 
 fn read_new(file: &mut File, to: &mut Vec<u8>, path: &Path) -> Result<()> {

@@ -1,24 +1,23 @@
-//! A home of its own for one test: empty environment, fixed width, and only processes that it started itself are ended.
+//! A home of its own for one test: empty environment, fixed width.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// The program under test.
 pub(crate) fn program() -> &'static str {
     env!("CARGO_BIN_EXE_portdistrict")
 }
 
-/// A temporary folder that is a home; children still running are killed when it goes.
+/// A temporary folder that is a home.
 pub(crate) struct Home {
     dir: tempfile::TempDir,
-    children: Vec<Child>,
 }
 
 impl Home {
     pub(crate) fn new() -> Home {
-        Home { dir: tempfile::tempdir().unwrap(), children: Vec::new() }
+        Home { dir: tempfile::tempdir().unwrap() }
     }
 
     /// The folder `--home` names; nothing has made it yet.
@@ -67,21 +66,6 @@ impl Home {
     /// Runs a command line written with single spaces between the words.
     pub(crate) fn line(&self, line: &str) -> Ran {
         self.run(line.split(' ').filter(|word| !word.is_empty()))
-    }
-
-    /// Starts a command that the test ends itself, or that is killed with the home.
-    pub(crate) fn start(&mut self, mut command: Command) -> &mut Child {
-        self.children.push(command.spawn().unwrap());
-        self.children.last_mut().unwrap()
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

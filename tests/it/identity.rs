@@ -97,7 +97,7 @@ fn values_complete_as_the_shell_asks_for_them() {
         Ran::of(command).ok()
     };
     // Without a home there is nothing to offer, and nothing fails.
-    assert_eq!(ask("portdistrict machine show ", 3).trim(), "");
+    assert!(ask("portdistrict machine show ", 3).lines().all(|line| line.starts_with("--")));
     assert!(!home.path().exists());
     let _ = home.line("init").ok();
     let _ = home.line("machine deploy --on local --label cottage --listen 127.0.0.1").ok();
