@@ -321,6 +321,8 @@ fn decode_value(d: &mut Decoder<'_>, depth: usize) -> Result<Value, CborError> {
             }
             Value::Map(Map(map))
         }
+        // RFC 8949 §4.2.1: definite lengths only.
+        Type::BytesIndef | Type::StringIndef | Type::ArrayIndef | Type::MapIndef => return Err(CborError::NotCanonical),
         _ => return Err(CborError::Malformed),
     })
 }
