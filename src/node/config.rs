@@ -111,7 +111,8 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path, MAX_CONFIG)?;
         let bad = |why: String| {
-            Error::new(Code::Usage, format!("{}: {why}", path.display())).hint("docs/operator.md lists every key of a node's configuration")
+            Error::new(Code::Usage, format!("{}: {why}", path.display()))
+                .hint("docs/operators-guide.md lists every key of a node's configuration")
         };
         let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a text file".into()))?;
         let mut config: Config = toml::from_str(text).map_err(|error| bad(error.to_string().trim().to_owned()))?;
