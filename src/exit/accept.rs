@@ -33,7 +33,7 @@ pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>) -> Resu
     // The session of the pasted key has done its work; what follows comes as the device.
     reached.session.close();
     for address in addresses {
-        if cx.ledger()?.pinned(address)?.is_none() {
+        if cx.ledger()?.pinned(address)? != Some(B64(invite.node)) {
             cx.record(&NodePinned { address: address.clone(), node_key: B64(invite.node) })?;
         }
     }
@@ -49,15 +49,21 @@ pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>) -> Resu
     cx.ledger()?.exit(&name)
 }
 
-/// A node seen at one of these addresses before must have the same key (PD-EX9).
+/// A node behind an exit that is in use here must keep its key (PD-EX9). Forgetting that exit is the user's word that the
+/// change is known.
 fn check_pins(cx: &Context, addresses: &[String], node: &[u8; 32]) -> Result<()> {
+    let exits = cx.ledger()?.exits()?;
     for address in addresses {
-        if let Some(pinned) = cx.ledger()?.pinned(address)?.filter(|pinned| pinned.0 != *node) {
-            return Err(Error::new(Code::Refused, format!("the node at {address} has another key than before"))
-                .because(format!("pinned:  {}", node_id(&pinned.0)))
-                .because(format!("invited: {}", node_id(node)))
-                .hint("ask its owner whether it was set up anew; if so: portdistrict exit forget NAME, then accept again"));
-        }
+        let Some(pinned) = cx.ledger()?.pinned(address)?.filter(|pinned| pinned.0 != *node) else { continue };
+        let Some(exit) = exits.iter().find(|exit| exit.addresses.contains(address) && exit.node_key == pinned) else { continue };
+        return Err(Error::new(
+            Code::Refused,
+            format!("the node at {address} has another key than the one pinned for exit `{}`", exit.name),
+        )
+        .because(format!("pinned:  {}", node_id(&pinned.0)))
+        .because(format!("invited: {}", node_id(node)))
+        .because("somebody else may answer at this address, or its owner has set the node up anew")
+        .hint(format!("ask its owner; if it was set up anew: portdistrict exit forget {}, then accept again", exit.name)));
     }
     Ok(())
 }
@@ -101,3 +107,7 @@ pub fn forget(cx: &Context, name: &Label) -> Result<()> {
     let exit = cx.ledger()?.exit(name)?;
     cx.record(&ExitForgotten { name: exit.name }).map(drop)
 }
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

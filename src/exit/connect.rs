@@ -4,15 +4,16 @@ use super::accept;
 use super::health;
 use super::proxy::Proxy;
 use super::try_::{News, Serving, Tell};
-use super::tunnel::Tunnel;
+use super::tunnel::{State, Tunnel};
 use super::way::Failure;
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::Exit;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The proxy's usual port, as other SOCKS proxies have it.
 pub const DEFAULT_PORT: u16 = 1080;
@@ -28,31 +29,66 @@ pub struct Running {
     pub proxy: SocketAddr,
     /// Unix seconds.
     pub since: u64,
+    /// Whether a session stands; if not, it is being made anew.
+    pub up: bool,
+}
+
+/// An accepted exit, and the `connect` that serves it if there is one.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// From the ledger.
+    pub exit: Exit,
+    /// What a process of this user serves at the moment.
+    pub running: Option<Running>,
 }
 
 /// Serves an accepted exit until it is dropped; returns only when the node refuses for good.
 pub async fn connect(cx: &Context, exit: &Exit, port: u16, tell: Tell<'_>) -> Result<()> {
     let files = Files::of(cx.paths(), &exit.name)?;
-    let Some(_lock) = fs::try_lock(&files.lock)? else {
-        let at = running(cx.paths(), &exit.name).map_or_else(String::new, |running| format!(" on {}", running.proxy));
-        return Err(
-            Error::new(Code::Exists, format!("exit `{}` is connected already{at}", exit.name)).hint("use that one, or end it first")
-        );
-    };
-    let proxy = Proxy::bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+    let Some(_lock) = take(&files).await? else { return Err(already(cx.paths(), &exit.name)) };
+    let proxy = Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     let address = proxy.address();
     let way = accept::way(exit, cx.keyring()?);
     let reached = way.reach().await.map_err(Failure::into_error)?;
-    let running = Running { pid: std::process::id(), proxy: address, since: cx.now() };
-    fs::write_private(&files.state, &serde_json::to_vec(&running).unwrap_or_default())?;
-    let _cleanup = Remove(files.state);
+    let sign = Sign { file: files.state, running: Running { pid: std::process::id(), proxy: address, since: cx.now(), up: true } };
+    sign.write(true)?;
     let (node, tunnel) = (way.node, Tunnel::keep(way, reached.clone()));
     let _serving = Serving(tokio::spawn(proxy.run(tunnel.clone())));
     tell(News::Connected { reached: &reached, node, proxy: address });
     let echo = async { tell(News::Health(&health::echo(&reached.session).await)) };
-    let follow = tunnel.follow(|state| tell(News::Changed(state)));
+    let follow = tunnel.follow(|state| {
+        // A full disk must not end a tunnel that works.
+        if let Err(error) = sign.write(matches!(state, State::Up(_))) {
+            tracing::warn!(%error, "what `exit list` shows is out of date");
+        }
+        tell(News::Changed(state));
+    });
     let ((), refused) = tokio::join!(echo, follow);
     Err(refused)
+}
+
+/// The lock of an exit. Whoever lists exits holds it for a moment, hence more than one attempt.
+async fn take(files: &Files) -> Result<Option<fs::Lock>> {
+    for _ in 0..5 {
+        if let Some(lock) = fs::try_lock(&files.lock)? {
+            return Ok(Some(lock));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(None)
+}
+
+fn already(paths: &Paths, name: &Label) -> Error {
+    let by = running(paths, name);
+    let at = by.as_ref().map_or_else(String::new, |running| format!(" on {}", running.proxy));
+    let hint = by.map_or_else(|| "end the other one first".to_owned(), |running| format!("use that one, or end it: kill {}", running.pid));
+    Error::new(Code::Exists, format!("exit `{name}` is connected already{at}")).hint(hint)
+}
+
+/// Every accepted exit, and which are connected.
+pub fn list(cx: &Context) -> Result<Vec<Seen>> {
+    let see = |exit: Exit| Seen { running: running(cx.paths(), &exit.name), exit };
+    Ok(cx.ledger()?.exits()?.into_iter().map(see).collect())
 }
 
 /// The running `connect` of an exit, if there is one.
@@ -81,10 +117,25 @@ impl Files {
     }
 }
 
-struct Remove(PathBuf);
+/// What others read of a running `connect`; gone with it.
+struct Sign {
+    file: PathBuf,
+    running: Running,
+}
 
-impl Drop for Remove {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+impl Sign {
+    fn write(&self, up: bool) -> Result<()> {
+        let running = Running { up, ..self.running.clone() };
+        fs::write_private(&self.file, &serde_json::to_vec(&running).unwrap_or_default())
     }
 }
+
+impl Drop for Sign {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

@@ -5,12 +5,17 @@ use crate::context::Context;
 use crate::encoding::cbor::Map;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Blob, GrantIssued, GrantLimits};
-use crate::ledger::{B64, Machine};
+use crate::ledger::{B64, Machine, MachineState};
 use crate::token::{Grant, Invite, Limits, Mode, Role, Secret16, SignedGrant, Transport};
+use serde_json::Value;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A friend's clock may be behind ours by this much without the invite looking as if it were not valid yet.
+/// The node's clock may be behind ours by this much without the invite looking as if it were not valid yet; it is what a
+/// handshake tolerates too.
 const EARLIER: u64 = 2 * 3600;
+/// Most recorded addresses that go into an invite.
+const MAX_ADDRESSES: usize = 4;
 /// Longest life of an invite: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -27,6 +32,10 @@ pub struct Request {
     pub mode: Mode,
     /// What may be used up.
     pub limits: Limits,
+    /// Rules that narrow where the friend may go; empty means nothing narrower than the node's own policy.
+    pub egress: Vec<String>,
+    /// `host:port` under which the friend reaches the node; empty means those that are recorded.
+    pub addresses: Vec<String>,
 }
 
 /// An invite that was recorded.
@@ -40,12 +49,21 @@ pub struct Invited {
     pub id: [u8; 8],
     /// When it ends, unix seconds.
     pub expires: u64,
+    /// Where the friend will look for the node.
+    pub addresses: Vec<String>,
+}
+
+impl Invited {
+    /// Whether it leads nowhere but to this computer itself, which is worth a warning.
+    pub fn is_only_for_here(&self) -> bool {
+        self.addresses.iter().all(|address| address.parse::<SocketAddr>().is_ok_and(|socket| socket.ip().is_loopback()))
+    }
 }
 
 /// Makes an invite and records its grant; with `dry_run` everything is checked and nothing recorded.
 pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited> {
     let machine = cx.ledger()?.machine(&request.node)?;
-    let (address, node) = reachable(&machine)?;
+    let (addresses, node) = reachable(&machine, &request.addresses)?;
     if request.lifetime.is_zero() || request.lifetime > LONGEST {
         return Err(
             Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d")
@@ -54,9 +72,13 @@ pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited>
     let secret = Secret16::random();
     let grant = grant(cx, request, node, secret.subject())?;
     let (id, expires) = (grant.grant().id, grant.grant().expires);
-    let transport = Transport::Direct { addresses: vec![address] };
+    let transport = Transport::Direct { addresses: addresses.clone() };
     let invite = Invite { transport, node, grant, secret: Some(secret), name: Some(request.node.clone()) };
-    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires };
+    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires, addresses };
+    // What cannot be read must not be recorded: too many rules, or one that is too long.
+    Invite::from_blob(&invited.blob).map_err(|error| {
+        Error::new(Code::Usage, "nobody could read this invite").cause(error).hint("give fewer and shorter egress rules")
+    })?;
     // Recorded before it is shown: an invite that exists can always be revoked.
     if !dry_run {
         cx.record(&issued(request, &invite.grant))?;
@@ -64,12 +86,28 @@ pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited>
     Ok(invited)
 }
 
-fn reachable(machine: &Machine) -> Result<(String, [u8; 32])> {
-    match (&machine.address, &machine.node_key) {
-        (Some(address), Some(key)) => Ok((address.clone(), key.0)),
-        _ => Err(Error::new(Code::Precondition, format!("machine `{}` is not claimed yet, so its key is not known", machine.label))
-            .hint(format!("portdistrict machine claim {}", machine.label))),
+/// Where friends reach a machine, and its key.
+fn reachable(machine: &Machine, wanted: &[String]) -> Result<(Vec<String>, [u8; 32])> {
+    let label = &machine.label;
+    let key = machine.node_key.filter(|_| machine.state == MachineState::Claimed).ok_or_else(|| {
+        Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet, so its key is not known"))
+            .hint(format!("portdistrict machine claim {label}"))
+    })?;
+    let recorded = || {
+        let list = machine.detail.get("addresses").and_then(Value::as_array);
+        let list: Vec<String> = list.into_iter().flatten().filter_map(|address| address.as_str().map(str::to_owned)).collect();
+        if list.is_empty() { machine.address.clone().into_iter().collect() } else { list }
+    };
+    let mut addresses = if wanted.is_empty() { recorded() } else { wanted.to_vec() };
+    if addresses.is_empty() {
+        return Err(Error::new(Code::Precondition, format!("it is not known where friends reach machine `{label}`"))
+            .hint("say it with --address HOST:PORT"));
     }
+    if wanted.is_empty() {
+        // What a provider found may be more than an invite holds; the best come first.
+        addresses.truncate(MAX_ADDRESSES);
+    }
+    Ok((addresses, key.0))
 }
 
 fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32]) -> Result<SignedGrant> {
@@ -82,7 +120,7 @@ fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32]) -> 
         not_before: now.saturating_sub(EARLIER),
         expires: now + request.lifetime.as_secs().max(1),
         limits: request.limits,
-        egress: Vec::new(),
+        egress: request.egress.clone(),
         evidence: None,
         mode: request.mode,
         role: Role::Exit,
@@ -106,3 +144,7 @@ fn issued(request: &Request, signed: &SignedGrant) -> GrantIssued {
         grant: Blob(signed.encode()),
     }
 }
+
+#[cfg(test)]
+#[path = "invite_tests.rs"]
+mod tests;

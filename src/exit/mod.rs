@@ -1,11 +1,12 @@
 //! The friend's side of an exit, and the making of invites.
 //!
 //! `way` knows how to reach a node, `tunnel` keeps a session to it, `proxy` offers it to local programs; `invite`,
-//! `accept`, `try_`, and `connect` are the acts that people know.
+//! `accept`, `try_`, `connect` and `grants` are the acts that people know.
 
 pub mod accept;
 mod browser;
 pub mod connect;
+pub mod grants;
 pub mod guard;
 pub mod health;
 pub mod invite;

@@ -1,8 +1,13 @@
-//! A node for tests of the friend's side: answers what the tests ask for, and can be stopped and started again.
+//! A node and homes for tests of the friend's side: the node answers what the tests ask for, and can be stopped and started.
 
 use super::way::Way;
+use crate::config::Paths;
 use crate::config::time::now_s;
-use crate::session::messages::{ExitReply, ExitRequest, Kind, Message, read_first};
+use crate::context::Context;
+use crate::keyring::Unlock;
+use crate::ledger::B64;
+use crate::ledger::kinds::{MachineClaimed, MachineDeployed};
+use crate::session::messages::{ControlRequest, ExitReply, ExitRequest, Kind, Message, Reply, Revoked, read_first, write_reply};
 use crate::session::{Acceptor, Hello, Incoming, ReplayGuard, Session, Stream, Unmetered, Welcome, relay};
 use crate::token::Limits;
 use crate::trust::Refusal;
@@ -21,6 +26,8 @@ const CLIENT: [u8; 32] = [0x11; 32];
 pub(super) struct Desk {
     pub(super) sessions: Vec<Session>,
     pub(super) asked: Vec<(String, u16)>,
+    pub(super) hellos: Vec<([u8; 32], Hello)>,
+    pub(super) revoked: Vec<Vec<u8>>,
     pub(super) refuse: Option<Refusal>,
 }
 
@@ -71,6 +78,7 @@ async fn serve(listener: TcpListener, desk: Arc<Mutex<Desk>>) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         let Ok(Incoming::Session(request)) = acceptor.accept(tcp, now_s()).await else { continue };
+        desk.lock().unwrap().hellos.push((request.client, request.hello.clone()));
         let refuse = desk.lock().unwrap().refuse;
         if let Some(refusal) = refuse {
             request.refuse(refusal, "because of the test").await.unwrap();
@@ -98,6 +106,12 @@ async fn one(mut stream: Stream, desk: Arc<Mutex<Desk>>) {
         stream.write_all(&bytes).await.unwrap();
         return;
     }
+    if kind == Kind::Control {
+        let ControlRequest::Revoke(list) = ControlRequest::decode(&request).unwrap() else { panic!("only revocations") };
+        let answer = Reply::Done(Revoked { accepted: list.len() as u64, closed: 0 });
+        desk.lock().unwrap().revoked.extend(list);
+        return write_reply(&mut stream, &answer.encode()).await.unwrap();
+    }
     let request = ExitRequest::decode(&request).unwrap();
     desk.lock().unwrap().asked.push((request.host.clone(), request.port));
     if let Some(code) = request.host.strip_suffix(".reply.test") {
@@ -113,6 +127,55 @@ async fn one(mut stream: Stream, desk: Arc<Mutex<Desk>>) {
             let _ = relay(tcp, stream, &Unmetered).await;
         }
         Err(_) => stream.write_all(&[ExitReply::ConnectionRefused as u8]).await.unwrap(),
+    }
+}
+
+/// The public key of every such node.
+pub(super) fn node_key() -> [u8; 32] {
+    crate::keyring::x25519_public(&NODE)
+}
+
+/// A home of its own, with an identity.
+pub(super) fn home() -> (tempfile::TempDir, Context) {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = Context::new(Paths::find(Some(&dir.path().join("home"))).unwrap(), Unlock::default());
+    cx.init().unwrap();
+    (dir, cx)
+}
+
+/// Records a claimed machine at this address.
+pub(super) fn own(cx: &Context, label: &str, address: &str) {
+    let label: crate::config::Label = label.parse().unwrap();
+    cx.record(&MachineDeployed {
+        label: label.clone(),
+        provider: "local".to_owned(),
+        address: Some(address.to_owned()),
+        node_key: None,
+        owner: B64(cx.keyring().unwrap().identity_public()),
+        cover: None,
+        dir: None,
+        detail: serde_json::Map::new(),
+    })
+    .unwrap();
+    claim(cx, &label, node_key());
+}
+
+pub(super) fn claim(cx: &Context, label: &crate::config::Label, key: [u8; 32]) {
+    let (label, node_key) = (label.clone(), B64(key));
+    let claimed = MachineClaimed { label, node_key, address: None, seed_source: "local".to_owned(), evidence: "none".to_owned() };
+    cx.record(&claimed).unwrap();
+}
+
+/// An invite from this home to its machine.
+pub(super) fn request(node: &str, name: &str) -> super::invite::Request {
+    super::invite::Request {
+        node: node.parse().unwrap(),
+        name: name.parse().unwrap(),
+        lifetime: std::time::Duration::from_secs(86_400),
+        mode: crate::token::Mode::Once,
+        limits: Limits::default(),
+        egress: Vec::new(),
+        addresses: Vec::new(),
     }
 }
 

@@ -1,15 +1,41 @@
 //! The owner's requests to a node, each on a stream of its own.
 
-use super::Session;
 use super::messages::{
     ControlRequest, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
 };
+use super::{Hello, Session};
+use crate::encoding::cbor::Map;
 use crate::error::{Code, Error, Result};
+use crate::keyring::Keyring;
+use crate::token::{Grant, Limits, Mode, Role};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Time for one answer; `logs` may wait longer on purpose.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A grant of oneself to oneself holds this long either way, so that clocks may differ.
+const DAY: u64 = 24 * 60 * 60;
+
+/// How an owner introduces itself to its nodes: with a grant for this device that it signs on the spot.
+pub fn owner_hello(keyring: &Keyring, now: u64) -> Hello {
+    let grant = Grant {
+        id: Grant::random_id(),
+        issuer: keyring.identity_public(),
+        node: None,
+        subject: keyring.client_noise_public(),
+        not_before: now.saturating_sub(DAY),
+        expires: now + DAY,
+        limits: Limits::default(),
+        egress: Vec::new(),
+        evidence: None,
+        mode: Mode::Many,
+        role: Role::Control,
+        reserved: Map::new(),
+    };
+    let grant = grant.sign(&keyring.identity_key()).encode();
+    Hello { grant, bind: None, version: env!("CARGO_PKG_VERSION").to_owned() }
+}
 
 /// Speaks to a node over a session that was opened with an owner's grant.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use control_client::ControlClient;
+pub use control_client::{ControlClient, owner_hello};
 pub use cover::CoverKey;
 pub use handshake::{AcceptError, Acceptor, ConnectError, Incoming, Request, STEP_TIMEOUT, bootstrap, connect};
 pub use mux::Session;
