@@ -1,5 +1,6 @@
 //! A blob on the command line: the text itself, or where it is read from, so that a secret need not stand in the shell's history.
 
+use crate::config::Label;
 use crate::error::{Code, Doing, Error, Result};
 use std::convert::Infallible;
 use std::fmt;
@@ -45,6 +46,14 @@ impl FromStr for Text {
 }
 
 impl Text {
+    /// The text as a name, where a command takes either; no blob looks like one.
+    pub(super) fn as_label(&self) -> Option<Label> {
+        match self {
+            Text::Given(text) => text.parse().ok(),
+            Text::Stdin | Text::File(_) => None,
+        }
+    }
+
     /// The text, from wherever it is.
     pub(super) fn read(&self) -> Result<Zeroizing<String>> {
         match self {

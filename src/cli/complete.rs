@@ -20,6 +20,26 @@ pub(super) fn machines() -> ArgValueCandidates {
     })
 }
 
+/// The friends who hold grants, each once.
+pub(super) fn grants() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let mut rows = ledger().and_then(|ledger| ledger.grants().ok()).unwrap_or_default();
+        rows.retain(|grant| grant.revoked.is_none());
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows.dedup_by(|a, b| a.name == b.name);
+        let node = |grant: &crate::ledger::GrantRow| grant.node.as_ref().map_or_else(|| "any machine".to_owned(), ToString::to_string);
+        rows.iter().map(|grant| candidate(grant.name.as_str(), node(grant))).collect()
+    })
+}
+
+/// The exits that were accepted here.
+pub(super) fn exits() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let rows = ledger().and_then(|ledger| ledger.exits().ok()).unwrap_or_default();
+        rows.into_iter().map(|exit| candidate(exit.name.as_str(), exit.addresses.join(", "))).collect()
+    })
+}
+
 /// Kinds of spans.
 pub(super) fn kinds() -> ArgValueCandidates {
     ArgValueCandidates::new(|| crate::ledger::kinds::KNOWN.iter().map(CompletionCandidate::new).collect())

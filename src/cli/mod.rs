@@ -5,8 +5,11 @@
 
 mod blob;
 mod complete;
+mod demo;
 mod doctor;
+mod exit;
 mod generate;
+mod grant;
 mod identity;
 mod ledger;
 mod machine;
@@ -100,10 +103,15 @@ enum Command {
     Init(identity::InitArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Demo(demo::DemoArgs),
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
     #[command(subcommand)]
     Machine(machine::MachineCommand),
+    #[command(subcommand)]
+    Exit(exit::ExitCommand),
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
     #[command(subcommand, hide = true)]
@@ -223,6 +231,9 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Init(_) => identity::init(call),
         Command::Status(_) => status::run(call),
         Command::Doctor(_) => doctor::run(call),
+        Command::Demo(_) => demo::run(call),
+        Command::Exit(command) => return exit::run(call, command),
+        Command::Grant(command) => grant::run(call, &command),
         Command::Identity(command) => identity::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
         Command::Ledger(command) => ledger::run(call, &command),

@@ -171,6 +171,14 @@ impl Use {
         Some(format!("{whose} was tried again from elsewhere, {}", times(self.reuse)))
     }
 
+    /// `1.5 MiB up, 3 MiB down, 3 minutes ago, by 1 device`.
+    pub(super) fn in_words(&self, now: u64) -> String {
+        let last = self.last_used.map_or_else(|| "never used".to_owned(), |at| format!("last {}", time::relative(at, now)));
+        let devices =
+            if self.devices == 0 { "not accepted yet".to_owned() } else { format!("accepted by {}", count(self.devices, "device")) };
+        format!("{} up, {} down, {last}, {devices}", bytes(self.up), bytes(self.down))
+    }
+
     fn row(&self, now: u64) -> Vec<String> {
         vec![
             self.name.as_ref().map_or_else(|| self.id.clone(), ToString::to_string),
@@ -184,6 +192,15 @@ impl Use {
                 (false, n) => count(n, "device"),
             },
         ]
+    }
+}
+
+/// Records alarms that nodes report, so that they are known when the node is gone. A home that cannot be written still shows them.
+pub(super) fn hear(cx: &Context, seen: &[Seen]) {
+    for one in seen {
+        if let Ok(status) = &one.live {
+            let _ = crate::exit::grants::note_reuse(cx, &one.machine, status);
+        }
     }
 }
 

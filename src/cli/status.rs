@@ -74,6 +74,7 @@ pub(super) fn run(call: &Call) -> Result<()> {
     let cx = call.context()?;
     let identity = Who::of(cx.keyring()?, cx.paths(), false)?;
     let seen = call.block_on(machine::look_at_all(&cx))?;
+    super::sight::hear(&cx, &seen);
     let machines = seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<Vec<_>>>()?;
     call.out.show(&gather(&cx, identity, machines)?)
 }

@@ -29,6 +29,21 @@ const GOOD: &[&str] = &[
     "machine doctor home",
     "ledger log --kind grant.* --since 7d --follow",
     "ledger show -abc",
+    "exit invite --node home --for anna",
+    "exit invite --node home --for anna --lifetime 7d --mode many --bytes 10G --rate 20M --streams 4 --qr --dry-run",
+    "exit try portdistrict-invite1:abc -- curl -s http://example/",
+    "exit try - --ip-check --port 1080",
+    "exit try @invite.txt --browser",
+    "exit connect home --port 1081",
+    "exit connect portdistrict-invite1:abc",
+    "exit accept @invite.txt --as berlin",
+    "exit list",
+    "exit show berlin",
+    "exit forget berlin --yes",
+    "grant list --all",
+    "grant show -abc",
+    "grant revoke anna --reason lost --dry-run",
+    "demo",
     "node run --config node.toml --detach",
 ];
 
@@ -56,6 +71,15 @@ const BAD: &[(&str, ErrorKind)] = &[
     ("machine deploy --on local --label home --allow everything", ErrorKind::ValueValidation),
     ("machine claim ../home", ErrorKind::ValueValidation),
     ("machine logs home -n many", ErrorKind::ValueValidation),
+    ("exit invite --node home", ErrorKind::MissingRequiredArgument),
+    ("exit invite --node home --for Anna", ErrorKind::ValueValidation),
+    ("exit invite --node home --for anna --lifetime forever", ErrorKind::ValueValidation),
+    ("exit invite --node home --for anna --mode twice", ErrorKind::InvalidValue),
+    ("exit try", ErrorKind::MissingRequiredArgument),
+    ("exit try x curl", ErrorKind::UnknownArgument),
+    ("exit try x --browser -- curl", ErrorKind::ArgumentConflict),
+    ("exit connect", ErrorKind::MissingRequiredArgument),
+    ("grant revoke", ErrorKind::MissingRequiredArgument),
     ("ledger show", ErrorKind::MissingRequiredArgument),
 ];
 
@@ -164,5 +188,5 @@ fn every_leaf_explains_itself() {
     }
     let mut leaves = 0;
     walk(&definition(), "", &mut leaves);
-    assert!(leaves >= 20, "only {leaves} leaves");
+    assert!(leaves >= 30, "only {leaves} leaves");
 }

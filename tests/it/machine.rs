@@ -190,3 +190,20 @@ fn no_secret_is_printed_however_much_is_asked_for() {
         assert_eq!(ran.status, Some(0), "{ran}");
     }
 }
+
+#[test]
+fn the_demo_tells_the_whole_story_and_leaves_nothing() {
+    let home = Home::new();
+    let mut command = home.command(["demo", "--json"]);
+    command.env("TMPDIR", home.work());
+    let ran = Ran::of(command);
+    let scenes: Vec<serde_json::Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(ran.status, Some(0), "{ran}");
+    let said = |start: &str, field: &str| {
+        let scene = scenes.iter().find(|scene| scene["command"].as_str().unwrap().starts_with(start)).unwrap();
+        scene[field].as_str().unwrap().to_owned()
+    };
+    assert!(said("portdistrict exit try", "stdout").contains("Hello from a web server"), "{ran}");
+    assert!(said("portdistrict status", "stdout").contains("anna's link was tried again from elsewhere"), "{ran}");
+    assert_eq!(std::fs::read_dir(home.work()).unwrap().count(), 0, "{ran}");
+}

@@ -1,0 +1,492 @@
+//! `exit …`: lend an exit to a friend, and use one that was lent.
+
+use super::Call;
+use super::blob;
+use super::complete;
+use super::output::{Look, View, fields, table, when};
+use crate::config::{Label, parse_bytes, parse_rate, time};
+use crate::encoding::{base64, node_id};
+use crate::error::{Code, Error, Result};
+use crate::exit::try_::{self, News};
+use crate::exit::{accept, connect, health, invite, tunnel};
+use crate::ledger::Exit;
+use crate::token::{Invite, Limits, Mode};
+use clap::{Subcommand, ValueEnum, ValueHint};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Lend an exit to a friend, or use one that was lent to you
+#[derive(Subcommand)]
+pub(super) enum ExitCommand {
+    Invite(InviteArgs),
+    Try(TryArgs),
+    Connect(ConnectArgs),
+    Accept(AcceptArgs),
+    List(ListArgs),
+    Show(ShowArgs),
+    Forget(ForgetArgs),
+}
+
+/// How an invite may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ModeArg {
+    /// The first device that accepts it owns it; the text is dead for everyone else then
+    #[default]
+    Once,
+    /// For trying only; it cannot be accepted
+    Try,
+    /// Any number of devices may accept it
+    Many,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Mode {
+        match mode {
+            ModeArg::Once => Mode::Once,
+            ModeArg::Try => Mode::Try,
+            ModeArg::Many => Mode::Many,
+        }
+    }
+}
+
+/// Make an invite that a friend can paste
+///
+/// It works once and lasts a day unless --mode and --lifetime say otherwise. Whoever has the text can use it until it is accepted,
+/// so send it by a way you trust. `grant revoke` takes it back.
+#[derive(clap::Args)]
+#[command(
+    after_long_help = "EXAMPLES:\n  Lend the exit `home` to anna for a day:\n    portdistrict exit invite --node home --for anna\n  \
+                             For a month, at most 10 GiB and 20 Mbit/s:\n    \
+                             portdistrict exit invite --node home --for bert --lifetime 30d --bytes 10G --rate 20M\n  \
+                             As a QR code for a phone:\n    portdistrict exit invite --node home --for carla --qr"
+)]
+pub(super) struct InviteArgs {
+    /// Machine to lend
+    #[arg(long, value_name = "LABEL", add = complete::machines())]
+    node: Label,
+    /// Friend it is for, under the name you will know the grant by
+    #[arg(long = "for", value_name = "NAME", value_hint = ValueHint::Other)]
+    friend: Label,
+    /// How long it lasts
+    #[arg(long, value_name = "DURATION", value_parser = time::parse_duration, default_value = "24h", value_hint = ValueHint::Other)]
+    lifetime: Duration,
+    /// How it may be used
+    #[arg(long, value_enum, value_name = "MODE", default_value_t, hide_default_value = true)]
+    mode: ModeArg,
+    /// Most bytes in both directions together, as in 10G
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, value_hint = ValueHint::Other)]
+    bytes: Option<u64>,
+    /// Most bits a second in each direction, as in 20M
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, value_hint = ValueHint::Other)]
+    rate: Option<u64>,
+    /// Most streams open at once
+    #[arg(long, value_name = "COUNT", value_hint = ValueHint::Other)]
+    streams: Option<u32>,
+    /// Destination it is narrowed to, as in 93.184.216.34:443; may be given several times
+    #[arg(long, value_name = "RULE", value_parser = super::machine::rule, value_hint = ValueHint::Other)]
+    egress: Vec<String>,
+    /// Where the friend reaches the machine, if that differs from what is recorded; may be given several times
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::machine::address, value_hint = ValueHint::Hostname)]
+    address: Vec<String>,
+    /// Print a QR code too
+    #[arg(long)]
+    qr: bool,
+    /// Show what would be granted, and grant nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Use an invite right now, and leave nothing behind
+///
+/// Needs no identity and writes no file. Everything after -- runs through the exit, and its exit status is passed on. Without a
+/// command the proxy stays open until Ctrl-C. The invite is not used up by it.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Fetch one page through the exit; the invite is in a file:\n    \
+                             portdistrict exit try @invite.txt -- curl -s http://web.test/\n  The invite comes from a pipe:\n    \
+                             cat invite.txt | portdistrict exit try - -- true")]
+pub(super) struct TryArgs {
+    /// The invite; `-` reads it from standard input, `@FILE` from a file
+    #[arg(value_name = "BLOB", value_hint = ValueHint::Other)]
+    blob: blob::Text,
+    /// Open a browser with a throw-away profile
+    #[arg(long, conflicts_with = "command")]
+    browser: bool,
+    /// Ask an outside service which address the world sees
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = health::IP_CHECK_URL, require_equals = true, value_hint = ValueHint::Url)]
+    ip_check: Option<String>,
+    /// Port of the local proxy; a free one unless given
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true, value_hint = ValueHint::Other)]
+    port: u16,
+    /// Command to run through the exit
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    command: Vec<OsString>,
+}
+
+/// Keep a tunnel to an exit, with a SOCKS5 and HTTP proxy on one local port, until Ctrl-C
+///
+/// Give an invite, which is accepted first, or the name of an exit that was accepted before. Lost connections are made anew.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Accept an invite and use it:\n    portdistrict exit connect @invite.txt\n  \
+                             Use an exit that was accepted before, on a port of your choice:\n    portdistrict exit connect home --port 1081")]
+pub(super) struct ConnectArgs {
+    /// Name of an accepted exit, or an invite; `-` reads the invite from standard input, `@FILE` from a file
+    #[arg(value_name = "NAME|BLOB", add = complete::exits())]
+    what: blob::Text,
+    /// Port of the local proxy
+    #[arg(long, value_name = "PORT", default_value_t = connect::DEFAULT_PORT, value_hint = ValueHint::Other)]
+    port: u16,
+}
+
+/// Accept an invite, so that this device owns it
+///
+/// From then on the text is useless to anyone else. `exit forget` removes the exit from this device again.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  From a file, under a name of your own:\n    portdistrict exit accept @invite.txt --as berlin")]
+pub(super) struct AcceptArgs {
+    /// The invite; `-` reads it from standard input, `@FILE` from a file
+    #[arg(value_name = "BLOB", value_hint = ValueHint::Other)]
+    blob: blob::Text,
+    /// Name for the exit here, instead of the one its owner proposes
+    #[arg(long = "as", value_name = "NAME", value_hint = ValueHint::Other)]
+    name: Option<Label>,
+}
+
+/// List the exits that were accepted here
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Which exits can be used from here:\n    portdistrict exit list")]
+pub(super) struct ListArgs {}
+
+/// Show one exit that was accepted here
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  Until when it lasts, and its key:\n    portdistrict exit show berlin")]
+pub(super) struct ShowArgs {
+    /// Exit to show
+    #[arg(value_name = "NAME", add = complete::exits())]
+    name: Label,
+}
+
+/// Remove an exit from this device
+///
+/// Its owner is not told. To use it again a new invite is needed.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  It has expired:\n    portdistrict exit forget berlin --yes")]
+pub(super) struct ForgetArgs {
+    /// Exit to forget
+    #[arg(value_name = "NAME", add = complete::exits())]
+    name: Label,
+}
+
+/// Runs one of the family; the status is that of a command that ran through the exit.
+pub(super) fn run(call: &Call, command: ExitCommand) -> Result<u8> {
+    match command {
+        ExitCommand::Try(args) => return attempt(call, args),
+        ExitCommand::Invite(args) => make_invite(call, args),
+        ExitCommand::Connect(args) => keep(call, &args),
+        ExitCommand::Accept(args) => accept_invite(call, &args),
+        ExitCommand::List(_) => list(call),
+        ExitCommand::Show(args) => show(call, &args.name),
+        ExitCommand::Forget(args) => forget(call, &args.name),
+    }?;
+    Ok(0)
+}
+
+/// The invite in a text, however it was bent on the way.
+fn read(text: &blob::Text) -> Result<Invite> {
+    Ok(Invite::from_blob(&text.read()?)?)
+}
+
+/// An invite that was made.
+#[derive(Serialize)]
+struct Made {
+    /// The line to paste.
+    invite: String,
+    /// Id of its grant.
+    grant: String,
+    #[serde(rename = "for")]
+    friend: Label,
+    node: Label,
+    mode: &'static str,
+    expires: u64,
+    /// The text of the QR code.
+    qr: String,
+    #[serde(skip)]
+    drawn: Option<String>,
+}
+
+impl View for Made {
+    fn text(&self, _: &Look) -> String {
+        match &self.drawn {
+            Some(qr) => format!("{}\n\n{qr}", self.invite),
+            None => self.invite.clone(),
+        }
+    }
+}
+
+/// The code in half blocks, two modules a character; the smallest correction keeps it within 80 columns.
+fn draw(text: &str) -> Result<String> {
+    let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
+        .map_err(|e| Error::new(Code::Failed, "the invite does not fit a QR code").cause(e).hint("make it without --qr"))?;
+    // Terminals are dark: light modules are drawn, dark ones left away.
+    let (dark, light) = (qrcode::render::unicode::Dense1x2::Light, qrcode::render::unicode::Dense1x2::Dark);
+    Ok(code.render::<qrcode::render::unicode::Dense1x2>().dark_color(dark).light_color(light).build())
+}
+
+fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
+    let cx = call.context()?;
+    let mode = Mode::from(args.mode);
+    let limits = Limits { bytes: args.bytes, bits_per_second: args.rate, streams: args.streams };
+    let request = invite::Request {
+        node: args.node,
+        name: args.friend,
+        lifetime: args.lifetime,
+        mode,
+        limits,
+        egress: args.egress,
+        addresses: args.address,
+    };
+    let made = invite::invite(&cx, &request, args.dry_run)?;
+    if args.dry_run {
+        let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
+        return call.out.show(&super::machine::Steps { would: vec![would] });
+    }
+    let drawn = if args.qr { Some(draw(&made.qr)?) } else { None };
+    let how = match mode {
+        Mode::Once => "the first device that accepts it owns it",
+        Mode::Try => "for trying only",
+        Mode::Many => "any number of devices may accept it",
+    };
+    call.out.say(format!(
+        "Invite for {}, {how}; it ends {}. Send this line by a way you trust:",
+        request.name,
+        when(made.expires, cx.now())
+    ));
+    call.out.show(&Made {
+        invite: made.blob,
+        grant: base64(&made.id),
+        friend: request.name.clone(),
+        node: request.node,
+        mode: mode.as_str(),
+        expires: made.expires,
+        qr: made.qr,
+        drawn,
+    })?;
+    call.out.say(format!("Take it back with: portdistrict grant revoke {}", request.name));
+    Ok(())
+}
+
+/// News of a tunnel, as a program reads it.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    Connected { address: SocketAddr, node: String, proxy: SocketAddr, attestation: &'static str },
+    Healthy { round_trip_ms: u64 },
+    Unhealthy { message: String },
+    Outside { direct: Option<IpAddr>, tunnelled: Option<IpAddr> },
+    OutsideUnknown { message: String },
+    Reconnecting { wait_s: u64, why: Option<String> },
+    Reconnected { address: SocketAddr },
+}
+
+const ATTESTATION: &str = "none, key pinned on first use";
+
+impl Event {
+    fn of(news: &News<'_>) -> Option<Event> {
+        Some(match news {
+            News::Connected { reached, node, proxy } => {
+                Event::Connected { address: reached.address, node: node_id(node), proxy: *proxy, attestation: ATTESTATION }
+            }
+            News::Health(Ok(time)) => Event::Healthy { round_trip_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) },
+            News::Health(Err(error)) => Event::Unhealthy { message: error.message().to_owned() },
+            News::Outside(Ok(seen)) => Event::Outside { direct: seen.direct, tunnelled: seen.tunnelled },
+            News::Outside(Err(error)) => Event::OutsideUnknown { message: error.message().to_owned() },
+            News::Changed(tunnel::State::Connecting { wait, why, .. }) => Event::Reconnecting { wait_s: *wait, why: why.clone() },
+            News::Changed(tunnel::State::Up(reached)) => Event::Reconnected { address: reached.address },
+            // The error that follows says it.
+            News::Changed(tunnel::State::Refused(_)) => return None,
+        })
+    }
+}
+
+impl View for Event {
+    fn text(&self, _: &Look) -> String {
+        let seen = |address: &Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+        match self {
+            Event::Connected { address, node, proxy, attestation } => {
+                format!("Exit: {address}, node {node}\nAttestation: {attestation}\nProxy: socks5h://{proxy} and http://{proxy}")
+            }
+            Event::Healthy { round_trip_ms } => format!("Health: bytes pass, round trip {round_trip_ms} ms"),
+            Event::Unhealthy { message } => format!("Health: {message}"),
+            Event::Outside { direct, tunnelled } => format!("Address: {} directly, {} through the exit", seen(direct), seen(tunnelled)),
+            Event::OutsideUnknown { message } => format!("Address: {message}"),
+            Event::Reconnecting { wait_s, why } => {
+                let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                format!("The exit is gone{why}; trying again in {wait_s} s")
+            }
+            Event::Reconnected { address } => format!("Connected again: {address}"),
+        }
+    }
+}
+
+/// Tells the news: to a person on stderr, to a program as lines on stdout, unless a command writes there.
+fn tell(call: &Call, news: &News<'_>, stdout_is_free: bool) {
+    let Some(event) = Event::of(news) else { return };
+    if call.out.json() && stdout_is_free {
+        // Nobody who reads is no reason to end the tunnel.
+        let _ = call.out.item(&event);
+    } else {
+        call.out.say(event.text(&Look::PLAIN));
+    }
+    if let (Event::Connected { proxy, .. }, true) = (&event, stdout_is_free) {
+        call.out.say(format!(
+            "Point a browser at the SOCKS5 proxy {} port {}, or run: curl --proxy socks5h://{proxy} https://example.org/\nCtrl-C ends it.",
+            proxy.ip(),
+            proxy.port()
+        ));
+    }
+}
+
+fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
+    let invite = read(&args.blob)?;
+    let free = args.command.is_empty() && !args.browser;
+    let request = try_::Request { port: args.port, command: args.command, browser: args.browser, ip_check: args.ip_check };
+    call.block_on(try_::run(&invite, &request, &|news| tell(call, &news, free)))
+}
+
+fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
+    let cx = call.context()?;
+    call.block_on(async {
+        let exit = match args.what.as_label() {
+            Some(name) => cx.ledger()?.exit(&name)?,
+            None => accept::accept(&cx, &read(&args.what)?, None).await?,
+        };
+        connect::connect(&cx, &exit, args.port, &|news| tell(call, &news, true)).await
+    })
+}
+
+/// An exit that was accepted here.
+#[derive(Serialize)]
+struct Accepted {
+    name: Label,
+    addresses: Vec<String>,
+    node: String,
+    attestation: &'static str,
+    /// Whether it is bound to this device.
+    bound: bool,
+    expires: u64,
+    accepted: u64,
+    /// The proxy of a running `exit connect`.
+    proxy: Option<SocketAddr>,
+    #[serde(skip)]
+    now: u64,
+}
+
+impl Accepted {
+    fn of(exit: Exit, call: &Call) -> Result<Accepted> {
+        let proxy = connect::running(&call.paths()?, &exit.name).map(|running| running.proxy);
+        Ok(Accepted {
+            name: exit.name,
+            addresses: exit.addresses,
+            node: node_id(&exit.node_key.0),
+            attestation: ATTESTATION,
+            bound: exit.bound,
+            expires: exit.expires,
+            accepted: exit.accepted_ms / 1000,
+            proxy,
+            now: time::now_s(),
+        })
+    }
+
+    fn state(&self) -> String {
+        match (self.proxy, self.expires <= self.now) {
+            (Some(proxy), _) => format!("connected on {proxy}"),
+            (None, true) => "expired".to_owned(),
+            (None, false) => "ready".to_owned(),
+        }
+    }
+}
+
+impl View for Accepted {
+    fn text(&self, look: &Look) -> String {
+        fields(&[
+            ("exit", look.bold(&self.name)),
+            ("state", self.state()),
+            ("addresses", self.addresses.join(", ")),
+            ("node", self.node.clone()),
+            ("attestation", self.attestation.to_owned()),
+            ("bound", if self.bound { "to this device".to_owned() } else { "no".to_owned() }),
+            ("accepted", when(self.accepted, self.now)),
+            ("ends", when(self.expires, self.now)),
+        ])
+    }
+}
+
+fn accept_invite(call: &Call, args: &AcceptArgs) -> Result<()> {
+    let cx = call.context()?;
+    let invite = read(&args.blob)?;
+    let exit = call.block_on(accept::accept(&cx, &invite, args.name.as_ref()))?;
+    call.out.say(format!("It is yours; the text is useless to anyone else now. Next: portdistrict exit connect {}", exit.name));
+    call.out.show(&Accepted::of(exit, call)?)
+}
+
+/// All exits that were accepted here.
+#[derive(Serialize)]
+struct Exits {
+    exits: Vec<Accepted>,
+}
+
+impl View for Exits {
+    fn text(&self, look: &Look) -> String {
+        if self.exits.is_empty() {
+            return String::new();
+        }
+        let row = |exit: &Accepted| vec![exit.name.to_string(), exit.state(), exit.addresses.join(", "), when(exit.expires, exit.now)];
+        table(look, &["NAME", "STATE", "ADDRESS", "ENDS"], &self.exits.iter().map(row).collect::<Vec<_>>())
+    }
+}
+
+fn list(call: &Call) -> Result<()> {
+    let exits = call.context()?.ledger_read_only()?.exits()?;
+    if exits.is_empty() {
+        call.out.say("No exit was accepted here yet. With an invite: portdistrict exit accept BLOB");
+    }
+    call.out.show(&Exits { exits: exits.into_iter().map(|exit| Accepted::of(exit, call)).collect::<Result<_>>()? })
+}
+
+fn show(call: &Call, name: &Label) -> Result<()> {
+    let exit = call.context()?.ledger_read_only()?.exit(name)?;
+    call.out.show(&Accepted::of(exit, call)?)
+}
+
+/// An exit that is no longer wanted here.
+#[derive(Serialize)]
+struct Forgotten {
+    forgotten: Label,
+}
+
+impl View for Forgotten {
+    fn text(&self, _: &Look) -> String {
+        format!("Exit {} is forgotten.", self.forgotten)
+    }
+}
+
+fn forget(call: &Call, name: &Label) -> Result<()> {
+    let cx = call.context()?;
+    cx.ledger()?.exit(name)?;
+    call.out.confirm(&format!("Forget `{name}`? A new invite is needed to use it again."))?;
+    accept::forget(&cx, name)?;
+    call.out.show(&Forgotten { forgotten: name.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_code_fits_80_columns() {
+        // 450 characters of a direct invite are at most 320 bytes, 480 characters in base45.
+        let drawn = draw(&"A".repeat(500)).unwrap();
+        assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
+    }
+}
