@@ -251,6 +251,9 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
         return call.out.show(&super::machine::Steps { would: vec![would] });
     }
+    if made.is_only_for_here() {
+        call.out.say("Only somebody on this computer can use it; for others give --address HOST:PORT.");
+    }
     let drawn = if args.qr { Some(draw(&made.qr)?) } else { None };
     let how = match mode {
         Mode::Once => "the first device that accepts it owns it",
