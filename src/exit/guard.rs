@@ -6,7 +6,7 @@
 use crate::config::fs::{ensure_private_dir, write_private};
 use crate::error::{Code, Doing, Error, Result};
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_child_subreaper, set_parent_process_death_signal, waitpid,
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_child_subreaper, set_parent_process_death_signal, wait,
 };
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
@@ -209,7 +209,7 @@ fn status_code(status: ExitStatus) -> u8 {
 fn kill_descendants() {
     let begun = Instant::now();
     while begun.elapsed() < KILL_TIMEOUT {
-        while matches!(waitpid(None, WaitOptions::NOHANG), Ok(Some(_))) {}
+        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         let children = children();
         if children.is_empty() {
             return;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod generated;
+mod guard;
 mod home;
 mod identity;
 mod machine;
