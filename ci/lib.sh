@@ -57,14 +57,15 @@ want_toolchain() {
 }
 
 # Cargo for the static release: `release_cargo build …`. With --target the flag stays off build scripts and procedural macros,
-# which cannot be static. An own RUSTFLAGS would replace it, so that one is put aside.
+# which cannot be static. An own RUSTFLAGS would replace it, so that one is put aside. In a static binary getrandom does not
+# find libc's function by name and would want /dev/random, which an empty root has not: so it is told to call it.
 release_target() { rustc -vV | sed -n 's/^host: //p'; }
 release_cargo() {
   local target command=$1
   target=$(release_target)
   shift
   case "$target" in *-linux-*) ;; *) die "the release binary is for Linux, this is $target" ;; esac
-  env -u RUSTFLAGS "CARGO_TARGET_$(printf %s "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS=-C target-feature=+crt-static" \
+  env -u RUSTFLAGS "CARGO_TARGET_$(printf %s "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS=-C target-feature=+crt-static --cfg=getrandom_backend=\"linux_getrandom\"" \
     cargo "$command" --release --locked --target "$target" "$@"
 }
 
