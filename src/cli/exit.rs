@@ -8,7 +8,8 @@ use crate::config::{Label, parse_bytes, parse_rate, time};
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
 use crate::exit::try_::{self, News};
-use crate::exit::{accept, connect, health, invite, tunnel};
+use crate::exit::tunnel::{Change, State};
+use crate::exit::{accept, connect, health, invite};
 use crate::ledger::Exit;
 use crate::token::{Invite, Limits, Mode};
 use clap::{Subcommand, ValueEnum, ValueHint};
@@ -288,6 +289,7 @@ enum Event {
     Unhealthy { message: String },
     Outside { direct: Option<IpAddr>, tunnelled: Option<IpAddr> },
     OutsideUnknown { message: String },
+    Denied { message: String },
     Reconnecting { wait_s: u64, why: Option<String> },
     Reconnected { address: SocketAddr },
 }
@@ -304,10 +306,11 @@ impl Event {
             News::Health(Err(error)) => Event::Unhealthy { message: error.message().to_owned() },
             News::Outside(Ok(seen)) => Event::Outside { direct: seen.direct, tunnelled: seen.tunnelled },
             News::Outside(Err(error)) => Event::OutsideUnknown { message: error.message().to_owned() },
-            News::Changed(tunnel::State::Connecting { wait, why, .. }) => Event::Reconnecting { wait_s: *wait, why: why.clone() },
-            News::Changed(tunnel::State::Up(reached)) => Event::Reconnected { address: reached.address },
+            News::Changed(Change::Denied(sentence)) => Event::Denied { message: (*sentence).to_owned() },
+            News::Changed(Change::State(State::Connecting { wait, why, .. })) => Event::Reconnecting { wait_s: *wait, why: why.clone() },
+            News::Changed(Change::State(State::Up(reached))) => Event::Reconnected { address: reached.address },
             // The error that follows says it.
-            News::Changed(tunnel::State::Refused(_)) => return None,
+            News::Changed(Change::State(State::Refused(_))) => return None,
         })
     }
 }
@@ -323,6 +326,7 @@ impl View for Event {
             Event::Unhealthy { message } => format!("Health: {message}"),
             Event::Outside { direct, tunnelled } => format!("Address: {} directly, {} through the exit", seen(direct), seen(tunnelled)),
             Event::OutsideUnknown { message } => format!("Address: {message}"),
+            Event::Denied { message } => message.clone(),
             Event::Reconnecting { wait_s, why } => {
                 let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
                 format!("The exit is gone{why}; trying again in {wait_s} s")

@@ -4,7 +4,7 @@ use super::accept;
 use super::health;
 use super::proxy::Proxy;
 use super::try_::{News, Serving, Tell};
-use super::tunnel::{State, Tunnel};
+use super::tunnel::{Change, State, Tunnel};
 use super::way::Failure;
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
@@ -56,12 +56,14 @@ pub async fn connect(cx: &Context, exit: &Exit, port: u16, tell: Tell<'_>) -> Re
     let _serving = Serving(tokio::spawn(proxy.run(tunnel.clone())));
     tell(News::Connected { reached: &reached, node, proxy: address });
     let echo = async { tell(News::Health(&health::echo(&reached.session).await)) };
-    let follow = tunnel.follow(|state| {
-        // A full disk must not end a tunnel that works.
-        if let Err(error) = sign.write(matches!(state, State::Up(_))) {
+    let follow = tunnel.follow(|change| {
+        if let Change::State(state) = change
+            && let Err(error) = sign.write(matches!(state, State::Up(_)))
+        {
+            // A full disk must not end a tunnel that works.
             tracing::warn!(%error, "what `exit list` shows is out of date");
         }
-        tell(News::Changed(state));
+        tell(News::Changed(change));
     });
     let ((), refused) = tokio::join!(echo, follow);
     Err(refused)

@@ -7,7 +7,7 @@ use super::browser;
 use super::guard::Guarded;
 use super::health::{self, OutsideAddresses};
 use super::proxy::Proxy;
-use super::tunnel::{State, Tunnel};
+use super::tunnel::{Change, Tunnel};
 use super::way::{Failure, Reached, Way};
 use crate::error::{Code, Error, Result};
 use crate::session::Hello;
@@ -51,8 +51,8 @@ pub enum News<'a> {
     Health(&'a Result<Duration>),
     /// The address without and with the tunnel.
     Outside(&'a Result<OutsideAddresses>),
-    /// The tunnel's state changed.
-    Changed(&'a State),
+    /// Something happened to the tunnel.
+    Changed(Change<'a>),
 }
 
 /// Takes the news.
@@ -99,20 +99,23 @@ pub async fn run(invite: &Invite, request: &Request, tell: Tell<'_>) -> Result<u
             tell(News::Outside(&health::outside_addresses(url, address).await));
         }
     };
-    let follow = tunnel.follow(|state| tell(News::Changed(state)));
+    let follow = tunnel.follow(|change| tell(News::Changed(change)));
     let Some(mut guarded) = guarded else {
         let ((), (), error) = tokio::join!(echo, outside, follow);
         return Err(error);
     };
     // A command decides itself when it has enough of a tunnel that is gone.
     let follow = async {
-        follow.await;
+        let error = follow.await;
+        tell(News::Changed(Change::Denied(error.message())));
         std::future::pending().await
     };
-    tokio::select! {
+    let status = tokio::select! {
         status = finish(&mut guarded, echo, outside) => status,
         never = follow => never,
-    }
+    };
+    tunnel.last_denials(|sentence| tell(News::Changed(Change::Denied(sentence))));
+    status
 }
 
 /// Waits for the command. Its checks are worth a moment more; one that was asked for, as long as it takes.

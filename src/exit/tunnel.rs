@@ -6,10 +6,11 @@ use crate::error::{Code, Error, Result};
 use crate::session::Stream;
 use crate::session::messages::{ExitReply, ExitRequest, MAX_HOST};
 use crate::trust::Refusal;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Waits between attempts; the last one repeats.
 const BACK_OFF: [u64; 5] = [1, 2, 5, 10, 30];
@@ -20,6 +21,9 @@ pub const WAIT_FOR_SESSION: Duration = Duration::from_secs(20);
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// How long a node may take to open a destination, its own deadlines included.
 const WAIT_FOR_REPLY: Duration = Duration::from_secs(45);
+
+/// Most different sentences about what is not allowed that one tunnel tells.
+const MAX_DENIALS: usize = 64;
 
 /// What a tunnel is doing.
 #[derive(Clone, Debug)]
@@ -39,12 +43,48 @@ pub enum State {
     Refused(Refusal),
 }
 
+/// What happens to a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// Its state is another one.
+    State(&'a State),
+    /// A local program asked for what the owner of the exit does not allow.
+    Denied(&'a str),
+}
+
 /// A session to a node that is made anew whenever it ends.
 #[derive(Debug)]
 pub struct Tunnel {
     name: String,
     state: watch::Receiver<State>,
     keeper: tokio::task::JoinHandle<()>,
+    denials: Denials,
+}
+
+/// What the owner of the exit does not allow, one sentence each, for whoever shows it. Each is told once: a page that asks
+/// a hundred times for what it may not have is one piece of news.
+#[derive(Debug)]
+struct Denials {
+    told: Mutex<HashSet<String>>,
+    sender: mpsc::Sender<String>,
+    receiver: tokio::sync::Mutex<mpsc::Receiver<String>>,
+}
+
+impl Denials {
+    fn new() -> Denials {
+        let (sender, receiver) = mpsc::channel(MAX_DENIALS);
+        Denials { told: Mutex::default(), sender, receiver: tokio::sync::Mutex::new(receiver) }
+    }
+
+    fn add(&self, error: &DialError) {
+        if !matches!(error.reply, ExitReply::NotAllowed | ExitReply::LimitReached) {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MAX_DENIALS && told.insert(error.sentence.clone()) {
+            let _ = self.sender.try_send(error.sentence.clone());
+        }
+    }
 }
 
 impl Drop for Tunnel {
@@ -61,25 +101,43 @@ impl Tunnel {
     pub fn keep(way: Way, reached: Reached) -> Arc<Tunnel> {
         let (sender, state) = watch::channel(State::Up(reached.clone()));
         let name = way.name.clone();
-        Arc::new(Tunnel { name, state, keeper: tokio::spawn(keep(way, reached, sender)) })
+        Arc::new(Tunnel { name, state, keeper: tokio::spawn(keep(way, reached, sender)), denials: Denials::new() })
     }
 
-    /// Follows what the tunnel does.
+    /// The state now and later.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
-    /// Tells every change of state until the node refuses for good, which is the error this ends with.
-    pub async fn follow(&self, tell: impl Fn(&State)) -> Error {
+    /// Tells what happens until the node refuses for good, which is the error this ends with.
+    pub async fn follow(&self, tell: impl Fn(Change<'_>)) -> Error {
         let mut states = self.state.clone();
-        while states.changed().await.is_ok() {
+        let mut denials = self.denials.receiver.lock().await;
+        loop {
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { break },
+                // The sender lives as long as this tunnel.
+                Some(sentence) = denials.recv() => {
+                    tell(Change::Denied(&sentence));
+                    continue;
+                }
+            }
             let state = states.borrow_and_update().clone();
-            tell(&state);
+            tell(Change::State(&state));
             if let State::Refused(refusal) = state {
                 return refusal.to_error(&format!("exit `{}`", self.name));
             }
         }
         Error::new(Code::Failed, format!("exit `{}` is not kept any more", self.name)).hint("connect again")
+    }
+
+    /// Tells what [`Tunnel::follow`] had no time for.
+    pub fn last_denials(&self, tell: impl Fn(&str)) {
+        if let Ok(mut denials) = self.denials.receiver.try_lock() {
+            while let Ok(sentence) = denials.try_recv() {
+                tell(&sentence);
+            }
+        }
     }
 
     async fn reached(&self) -> Result<Reached, DialError> {
@@ -132,6 +190,12 @@ impl Tunnel {
 
 impl Dialer for Tunnel {
     async fn dial(&self, host: &str, port: u16, early: &[u8]) -> Result<Stream, DialError> {
+        self.open(host, port, early).await.inspect_err(|error| self.denials.add(error))
+    }
+}
+
+impl Tunnel {
+    async fn open(&self, host: &str, port: u16, early: &[u8]) -> Result<Stream, DialError> {
         if host.is_empty() || host.len() > MAX_HOST {
             return Err(self.explain(ExitReply::HostUnreachable, "a name that is empty or has more than 255 characters", port));
         }

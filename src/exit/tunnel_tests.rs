@@ -99,3 +99,30 @@ async fn the_echo_measures_a_round_trip() {
     node.stop();
     assert_eq!(super::super::health::echo(&reached.session).await.unwrap_err().code(), Code::Unreachable);
 }
+
+#[tokio::test]
+async fn what_the_owner_does_not_allow_is_told_once() {
+    let node = FakeNode::start().await;
+    let tunnel = tunnel(&node).await;
+    let told = std::cell::RefCell::new(Vec::new());
+    let asking = async {
+        for (host, port) in [("2.reply.test", 80), ("2.reply.test", 80), ("5.reply.test", 80), ("2.reply.test", 81), ("240.reply.test", 80)]
+        {
+            tunnel.dial(host, port, b"").await.unwrap_err();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let tell = |change: Change<'_>| match change {
+        Change::Denied(sentence) => told.borrow_mut().push(sentence.to_owned()),
+        Change::State(state) => panic!("{state:?}"),
+    };
+    tokio::select! { error = tunnel.follow(tell) => panic!("{error}"), () = asking => {} }
+    let told = told.into_inner();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].contains("does not let guests go to 2.reply.test:80") && told[2].contains("used up"), "{told:?}");
+
+    tunnel.dial("2.reply.test", 82, b"").await.unwrap_err();
+    let last = std::cell::RefCell::new(0);
+    tunnel.last_denials(|_| *last.borrow_mut() += 1);
+    assert_eq!(last.into_inner(), 1);
+}
