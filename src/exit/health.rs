@@ -88,3 +88,47 @@ async fn ask(client: &reqwest::Client, url: &str) -> Result<IpAddr> {
     }
     String::from_utf8_lossy(&body).trim().parse().map_err(|_| bad_url(url).because("its answer is no address"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::proxy::Proxy;
+    use super::super::testing::FakeNode;
+    use super::super::tunnel::Tunnel;
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A service that answers every request with this body.
+    async fn service(body: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                let _ = tcp.read(&mut head).await;
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn the_address_is_asked_both_ways_and_odd_answers_are_named() {
+        let node = FakeNode::start().await;
+        let way = node.way();
+        let reached = way.reach().await.unwrap();
+        let tunnel = Tunnel::keep(way, reached);
+        let proxy = Proxy::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = proxy.address();
+        tokio::spawn(proxy.run(tunnel));
+        let seen = outside_addresses(&service("203.0.113.9\n").await, address).await.unwrap();
+        assert_eq!((seen.direct, seen.tunnelled), (Some("203.0.113.9".parse().unwrap()), Some("203.0.113.9".parse().unwrap())));
+        assert_eq!(node.desk.lock().unwrap().asked.len(), 1, "once through the exit, once beside it");
+        for body in ["<html>no address</html>", "", "203.0.113.9 203.0.113.9"] {
+            let error = outside_addresses(&service(body).await, address).await.unwrap_err();
+            assert_eq!(error.causes(), ["its answer is no address"], "{body}");
+        }
+        assert_eq!(outside_addresses("http://2.reply.test/", address).await.unwrap_err().code(), Code::Unreachable);
+    }
+}
