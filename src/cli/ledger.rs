@@ -4,7 +4,6 @@ use super::Call;
 use super::complete;
 use super::output::{Look, View, count, fields, table, when};
 use crate::config::time;
-use crate::encoding::short;
 use crate::error::{Code, Error, Result};
 use crate::ledger::{Entry, Filter, Ledger, Report, verify_file};
 use clap::{Subcommand, ValueHint};
@@ -14,6 +13,8 @@ use std::time::Duration;
 
 /// How often a followed ledger is looked at; looking costs a few microseconds.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How much of an id a line of the log shows.
+const ID_SHOWN: usize = 12;
 /// Fields of bodies that are not printed although they are recorded: whoever has them can do something.
 const SECRET_FIELDS: [&str; 1] = ["cover"];
 
@@ -49,7 +50,7 @@ pub(super) struct LogArgs {
 /// Show one entry whole
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  The newest entry, by its id:\n    \
-                             portdistrict ledger show \"$(portdistrict ledger log --limit 1 --json | sed 's/.*\"id\":\"\\([^\"]*\\)\".*/\\1/')\"")]
+                             portdistrict ledger show \"$(portdistrict ledger log --limit 1 | awk '{print $4}')\"")]
 pub(super) struct ShowArgs {
     /// Id of the entry, or the beginning of it
     #[arg(value_name = "ID", allow_hyphen_values = true, add = complete::spans())]
@@ -145,7 +146,9 @@ impl Line {
 
 impl View for Line {
     fn text(&self, look: &Look) -> String {
-        format!("{}  {}  {:20} {}", look.dim(time::absolute(self.ms / 1000)), short(&self.id), self.kind, self.subject())
+        // The beginning of an id is enough for `ledger show`, and can be copied.
+        let id = self.id.get(..ID_SHOWN).unwrap_or(&self.id);
+        format!("{}  {id}  {:20} {}", look.dim(time::absolute(self.ms / 1000)), self.kind, self.subject())
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Sight {
     attestation: Option<String>,
     seed_source: Option<String>,
     folder: Option<String>,
+    /// The node's process, if it is one on this computer and runs.
+    pid: Option<i32>,
     /// Unix seconds.
     deployed: u64,
     /// What the node says of itself; absent if it could not be asked.
@@ -80,7 +82,7 @@ impl Sight {
     /// Brings together what the ledger, the provider and the node say.
     pub(super) fn of(cx: &Context, seen: Seen) -> Result<Sight> {
         let grants = cx.ledger()?.grants()?;
-        let Seen { machine, power, live } = seen;
+        let Seen { machine, power, pid, live } = seen;
         let claimed = machine.state == MachineState::Claimed;
         let state = match (power, &live) {
             (Power::Gone, _) => "gone",
@@ -105,6 +107,7 @@ impl Sight {
                 .map(|evidence| if evidence == "none" { "none, key pinned on first use".to_owned() } else { evidence }),
             seed_source: machine.seed_source,
             folder: machine.dir,
+            pid,
             deployed: machine.created_ms / 1000,
             live,
             problem,
@@ -229,6 +232,7 @@ impl View for Sight {
             ("attestation", self.attestation.clone().unwrap_or_default()),
             ("seed", self.seed_source.clone().unwrap_or_default()),
             ("folder", self.folder.clone().unwrap_or_default()),
+            ("process", self.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             ("deployed", when(self.deployed, self.now)),
         ]);
         match &self.live {

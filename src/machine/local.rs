@@ -164,6 +164,11 @@ impl Provider for Local {
         })
     }
 
+    fn pid(&self, site: &Site) -> Option<i32> {
+        let process = Process::load(&Files::of(&site.dir).process).ok().flatten()?;
+        process.is_running().then_some(process.pid)
+    }
+
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()> {
         Box::pin(async move { tail::tail(&Files::of(&site.dir).log, lines, follow, sink).await })
     }

@@ -188,18 +188,20 @@ pub struct Seen {
     pub machine: Machine,
     /// From its provider.
     pub power: Power,
+    /// Its process on this computer, if it is one and runs.
+    pub pid: Option<i32>,
     /// From the node; an error says why it cannot be asked.
     pub live: Result<Status>,
 }
 
 /// Looks at one machine, waiting at most a moment.
 pub async fn look(cx: &Context, machine: Machine) -> Seen {
-    let power = match place(cx.paths(), &machine) {
-        Some((provider, site)) => provider.power(&site).await.unwrap_or(Power::Off),
-        None => Power::On,
+    let (power, pid) = match place(cx.paths(), &machine) {
+        Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
+        None => (Power::On, None),
     };
     let live = ask(cx, &machine, power).await;
-    Seen { machine, power, live }
+    Seen { machine, power, pid, live }
 }
 
 /// What the node says of itself, if its provider sees it running.

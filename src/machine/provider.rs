@@ -136,6 +136,8 @@ pub trait Provider {
     fn stop<'a>(&'a self, site: &'a Site) -> Job<'a, ()>;
     /// How it is, seen from outside.
     fn power<'a>(&'a self, site: &'a Site) -> Job<'a, Power>;
+    /// The process on this computer, if it is one and runs.
+    fn pid(&self, site: &Site) -> Option<i32>;
     /// The last `lines` lines of its node's log, then the following ones as they come if `follow` is set.
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()>;
     /// Stops it and removes everything that deploy made.

@@ -1,6 +1,7 @@
 //! Command tests: one binary, so that everything is linked once. Each test has a home of its own and an empty environment.
 
 mod cli;
+mod examples;
 mod generated;
 mod guard;
 mod home;

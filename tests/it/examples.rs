@@ -1,0 +1,118 @@
+//! The examples in every help text run, in one home that has a bit of everything.
+
+use super::home::{Home, Ran};
+use portdistrict::cli::definition;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+/// Commands that go on until Ctrl-C: they are ended after a moment, and end well.
+const ENDLESS: [&str; 3] = ["--follow", "exit connect", "node run"];
+/// Labels that examples deploy.
+const LABELS: [&str; 4] = ["home", "attic", "cellar", "porch"];
+
+/// The tool an example needs beside this program.
+fn needs(line: &str) -> Option<&'static str> {
+    line.contains("curl ").then_some("curl")
+}
+
+/// Every example of every leaf, one script each, in the order of the tree.
+fn examples() -> Vec<(String, String)> {
+    fn walk(command: &clap::Command, path: &str, all: &mut Vec<(String, String)>) {
+        for verb in command.get_subcommands() {
+            walk(verb, &format!("{path} {}", verb.get_name()), all);
+        }
+        let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        let Some((_, examples)) = help.split_once("EXAMPLES:\n") else { return };
+        let mut script = Vec::new();
+        for line in examples.lines().chain([""]) {
+            match line.strip_prefix("    ") {
+                Some(code) => script.push(code.to_owned()),
+                None if !script.is_empty() => all.push((path.to_owned(), std::mem::take(&mut script).join("\n"))),
+                None => {}
+            }
+        }
+    }
+    let mut all = Vec::new();
+    walk(&definition(), "", &mut all);
+    all
+}
+
+/// A home with an identity and the files that examples mention.
+fn furnished() -> Home {
+    let home = Home::new();
+    let _ = home.line("init").ok();
+    let passphrase = home.work().join("passphrase.txt");
+    std::fs::write(&passphrase, "correct horse\n").unwrap();
+    std::fs::set_permissions(&passphrase, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = "listen = \"127.0.0.1:0\"\nstate_dir = \"node-state\"\nlabel = \"spare\"\n";
+    std::fs::write(home.work().join("node.toml"), config).unwrap();
+    home
+}
+
+/// A page for whoever asks, until the test ends.
+fn serve() -> std::net::SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+        }
+    });
+    address
+}
+
+/// Brings about what an example expects to find.
+fn prepare(home: &Home, path: &str, script: &str) {
+    if script.contains("machine deploy") {
+        for label in LABELS {
+            let _ = home.line(&format!("machine destroy {label} --yes"));
+        }
+        return;
+    }
+    if home.line("machine show home").status != Some(0) {
+        let _ = home.line("machine deploy --on local --label home --listen 127.0.0.1 --allow 127.0.0.1").ok();
+    }
+    let _ = home.line("machine claim home").ok();
+    let invite = home.line("exit invite --node home --for anna --mode many --quiet").ok();
+    std::fs::write(home.work().join("invite.txt"), invite).unwrap();
+    for name in ["berlin", "home"].into_iter().filter(|name| path.starts_with(" exit") && script.contains(name)) {
+        let _ = home.line(&format!("exit forget {name} --yes"));
+        if !script.contains("exit accept") {
+            let _ = home.line(&format!("exit accept @invite.txt --as {name}")).ok();
+        }
+    }
+    if path == " identity unlock" {
+        let _ = home.line("identity lock --passphrase-file passphrase.txt").ok();
+    }
+}
+
+#[test]
+fn the_examples_in_help_run() {
+    let home = furnished();
+    let web = serve();
+    let mut ran = 0;
+    for (path, script) in examples() {
+        if let Some(tool) = needs(&script).filter(|tool| Command::new(tool).arg("--version").output().is_err()) {
+            assert!(std::env::var_os("CI").is_none(), "{tool} is missing, which an example of{path} needs");
+            continue;
+        }
+        prepare(&home, &path, &script);
+        // The one destination that examples name, made reachable where a test runs.
+        let script = script.replace("http://web.test/", &format!("http://{web}/"));
+        let endless = ENDLESS.iter().any(|part| script.contains(part));
+        let line = if endless { format!("timeout --signal=INT 1 {script}") } else { format!("set -e\n{script}") };
+        let result = Ran::of(home.shell(&line));
+        let good = if endless { result.status == Some(124) } else { result.status == Some(0) };
+        assert!(good, "example of{path}: {result}");
+        if path == " identity lock" {
+            let _ = home.line("identity unlock --passphrase-file passphrase.txt").ok();
+        }
+        ran += 1;
+    }
+    for label in LABELS {
+        let _ = home.line(&format!("machine destroy {label} --yes"));
+    }
+    assert!(ran >= 40, "only {ran} examples");
+}
