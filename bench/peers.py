@@ -96,6 +96,14 @@ class Processes:
         self.started = []
 
 
+def first_line(done):
+    """What a failed command of ours says, in text or JSON."""
+    said = done.stderr.strip()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        said = json.loads(said)["error"]["message"]
+    return (said.splitlines() or [f"status {done.returncode}"])[0]
+
+
 def wait_for_port(prefix, ip, port, child, seconds=10):
     """Until something listens; asked from inside the namespace that the prefix enters."""
     end = time.monotonic() + seconds
@@ -266,8 +274,7 @@ class Portdistrict(Peer):
         argv = [*prefix, self.binary, *words]
         done = subprocess.run(argv, env=self.home(who), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise Unavailable(f"`portdistrict {' '.join(words[:2])}`: {lines[0]}")
+            raise Unavailable(f"`portdistrict {' '.join(words[:2])}`: {first_line(done)}")
         return done.stdout
 
     def node(self):

@@ -183,7 +183,7 @@ microsocks and dante are one hop without encryption, for orientation: what a pro
 - *A line of N ms*: two network namespaces and a user-space line between them (`examples/pd-link.rs`) with that round trip, 1 Gbit/s each way,
   a queue of one bandwidth-delay product, no loss, and socket buffers of up to 64 MiB for everyone (`tcp_rmem`, `tcp_wmem`).
 - *First byte*: from the start of the program (`exit try`; the peers already run) to the first byte of the page.
-- *Garbage*: connections with 1,500 random bytes each to the node's port, as fast as they are taken, during a download. The load needs processors too,
+- *Garbage*: connections with 600 random bytes each to the node's port, 64 at a time as fast as they are taken, during a download. The load needs processors too,
   so the download is also measured under the same load on a port that only reads.
 
 ## Not measured

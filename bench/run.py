@@ -35,6 +35,7 @@ class Bench:
     def __init__(self, options):
         self.o = options
         self.load_tool = str(Path(options.tools) / "pd-load")
+        self.storm_tool = str(Path(options.tools) / "pd-storm")
         self.work = Path(tempfile.mkdtemp(prefix="portdistrict-bench-"))
         self.rounds = {}  # metric -> peer -> [value, …]
         self.notes = []  # what could not be measured, and why
@@ -145,18 +146,20 @@ class Bench:
 
     def held(self, peer, web, count):
         child = self.load("hold", web, peer.proxy, web.SMALL, "--count", count, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        return self.while_open(child, count, peer.pids)
+        return self.while_open(child, "open", count, peer.pids)
 
-    def while_open(self, child, count, pids):
+    def while_open(self, child, what, count, pids):
         """The memory of these processes while a child holds something open."""
         try:
             said = json.loads(child.stdout.readline() or "{}")
-            if said.get("open") != count:
-                raise Unavailable(f"only {said.get('open')} of {count} stayed open: {said.get('error')}")
+            if said.get(what) != count:
+                raise Unavailable(f"only {said.get(what)} of {count} {what}: {said.get('error')}")
             time.sleep(1)
             return peers.resident_mib(pids())
         finally:
-            child.communicate()
+            rest = child.communicate()[0]
+            if json.loads(rest or "{}").get("alive", count) != count:
+                self.note(what, f"of {count} not all were alive at the end: {rest.strip()}")
 
     # A friend's download while strangers throw garbage at the node.
 
@@ -181,26 +184,23 @@ class Bench:
             web.stop()
 
     def under(self, web, peer, target):
+        """The rate of a download while strangers talk to that address."""
         seconds = self.o.garbage_seconds
         noise = None
         if target:
-            noise = subprocess.Popen([self.load_tool, "garbage", "--target", target, "--seconds", str(seconds + 1)], stdout=subprocess.PIPE, text=True)
+            noise = subprocess.Popen([self.storm_tool, "garbage", "--address", target, "--seconds", str(seconds + 1)], stdout=subprocess.PIPE, text=True)
             time.sleep(0.5)
         try:
             rate = self.load("bulk", web, peer.proxy, web.BULK, "--repeat", 1000, "--seconds", seconds)["gbit_s"]
         finally:
             if noise:
                 said = json.loads(noise.communicate()[0] or "{}")
-                say(f"garbage to {target}: {said.get('per_second', 0):.0f} connections/s")
+                say(f"garbage to {target}: {said.get('per_second', 0):.0f} connections/s, {said.get('answered')} answered; download {rate:.2f} Gbit/s")
         return rate
 
     # Sessions by themselves.
 
     def sessions(self):
-        tool = Path(self.o.tools) / "pd-sessions"
-        if not tool.exists():
-            self.note("handshakes a second, 10,000 idle sessions", "there is no program for it yet")
-            return
         place = Place()
         web = peers.Web(self.folder("web"), place, 1)
         peer = peers.Portdistrict(self.folder("sessions"), place, web)
@@ -208,24 +208,19 @@ class Bench:
             peer.node()
             blob = peer.invite("many", "--mode", "many")
             for _ in range(self.o.rounds):
-                self.record("handshakes", OURS, self.handshakes(tool, blob))
-            self.record("sessions10000", OURS, self.idle_sessions(tool, blob, peer))
+                argv = [self.storm_tool, "handshakes", "--invite", blob, "--count", str(self.o.handshakes)]
+                done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+                if done.returncode != 0:
+                    raise Unavailable(f"handshakes: {done.stderr.strip()[-200:]}")
+                self.record("handshakes", OURS, json.loads(done.stdout)["per_second"])
+            argv = [self.storm_tool, "idle", "--invite", blob, "--count", str(self.o.sessions)]
+            child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.record("sessions10000", OURS, self.while_open(child, "sessions", self.o.sessions, peer.node_pids))
         except Unavailable as why:
             self.note("sessions", why)
         finally:
             peer.stop()
             web.stop()
-
-    def handshakes(self, tool, blob):
-        done = subprocess.run([tool, "handshakes", "--seconds", str(self.o.handshake_seconds), blob], capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise Unavailable(done.stderr.strip()[-200:])
-        return json.loads(done.stdout)["per_second"]
-
-    def idle_sessions(self, tool, blob, peer):
-        argv = [tool, "idle", "--count", str(self.o.sessions), blob]
-        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        return self.while_open(child, self.o.sessions, peer.node_pids)
 
     # Over a slow line.
 
@@ -269,7 +264,7 @@ class Bench:
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         if done.returncode != 0 or len(lines) < 2:
-            raise Unavailable((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0])
+            raise Unavailable(peers.first_line(done))
         self.record("first_byte", peer.name, (json.loads(lines[-1])["at_ns"] - int(lines[0])) / 1e6)
 
     # All of it.
@@ -332,7 +327,7 @@ def options():
     o.rounds = o.rounds or (2 if q else 5)
     o.bulk_mib, o.repeat = (512, 2) if q else (1024, 4)
     o.small, o.eighty, o.connections = (500, 5, 4000) if q else (3000, 15, 20000)
-    o.garbage_seconds, o.handshake_seconds, o.sessions = (3, 2, 10000) if q else (8, 5, 10000)
+    o.garbage_seconds, o.handshakes, o.sessions = (3, 4000, 10000) if q else (8, 15000, 10000)
     o.line_rounds, o.line_seconds = (1, 10) if q else (3, 15)
     o.out = o.out or (Path("docs") if whole else o.scratch)
     return o

@@ -60,16 +60,6 @@ enum Job {
         #[command(flatten)]
         way: Way,
     },
-    /// Random bytes to a port, as fast as they are taken
-    Garbage {
-        #[arg(long)]
-        target: SocketAddr,
-        #[arg(long)]
-        seconds: f64,
-        /// Connections at a time
-        #[arg(long, default_value_t = 64)]
-        parallel: usize,
-    },
     /// A port that takes whatever comes and says nothing, until it is killed
     Sink {
         #[arg(long)]
@@ -323,34 +313,6 @@ fn first(mut way: Way) -> io::Result<Value> {
     Ok(json!({"at_ns": now.as_nanos() as u64}))
 }
 
-/// Each connection brings what a handshake could look like, waits a moment for an answer, and goes.
-async fn garbage(target: SocketAddr, seconds: f64, parallel: usize) -> io::Result<Value> {
-    let mut noise = vec![0u8; 4096];
-    getrandom::fill(&mut noise).map_err(io::Error::other)?;
-    let noise: Rc<[u8]> = noise.into();
-    let sent = Rc::new(Cell::new(0u64));
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let workers: Vec<_> = (0..parallel)
-        .map(|i| {
-            let (noise, sent) = (noise.clone(), sent.clone());
-            tokio::task::spawn_local(async move {
-                let mut at = i;
-                while Instant::now() < end {
-                    at = (at * 31 + 7) % 2048;
-                    if let Ok(mut stream) = tokio::net::TcpStream::connect(target).await {
-                        let _ = stream.write_all(&noise[at..at + 1500]).await;
-                        sent.set(sent.get() + 1);
-                    }
-                }
-            })
-        })
-        .collect();
-    for worker in workers {
-        let _ = worker.await;
-    }
-    Ok(json!({"connections": sent.get(), "per_second": sent.get() as f64 / seconds}))
-}
-
 async fn sink(listen: SocketAddr) -> io::Result<()> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -375,7 +337,6 @@ fn main() -> io::Result<()> {
         Job::Hold { way, count } => return parallel_work(hold(&way, count))?,
         Job::First { way } => first(way)?,
         Job::Sink { listen } => return parallel_work(sink(listen))?,
-        Job::Garbage { target, seconds, parallel } => parallel_work(garbage(target, seconds, parallel))??,
     };
     println!("{done}");
     Ok(())
