@@ -122,7 +122,14 @@ pub fn shell_quote(path: &Path) -> String {
 
 /// Holds a lock file until dropped; the kernel lets go when the process dies.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock, which ends with the descriptor")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do: a child that another thread is starting holds a copy of the descriptor until it executes.
+        let _ = self.0.unlock();
+    }
+}
 
 /// Takes the lock, waiting a while for another process.
 pub fn lock(path: &Path) -> Result<Lock> {

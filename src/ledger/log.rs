@@ -111,6 +111,6 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let bytes: Vec<u8> = row.get(2)?;
     let broken = |column, kind, error| rusqlite::Error::FromSqlConversionFailure(column, kind, error);
     let span = Span::decode(&bytes).map_err(|error| broken(2, rusqlite::types::Type::Blob, Box::new(error)))?;
-    let id = super::parse_id(row.get(1)?)?;
+    let id = super::parse_id(row.get_ref(1)?.as_str()?)?;
     Ok(Entry { pos: super::unsigned(row.get(0)?), id, span, signature: B64(row.get(3)?), bytes })
 }

@@ -130,7 +130,7 @@ fn read_tip(conn: &Connection) -> rusqlite::Result<Option<(i64, Option<Hlc>)>> {
 
 fn previous_of(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Option<(SpanId, u64)>> {
     conn.prepare_cached("SELECT id, seq FROM spans WHERE author = ?1 ORDER BY seq DESC LIMIT 1")?
-        .query_row([author.to_string()], |row| Ok((parse_id(row.get(0)?)?, unsigned(row.get(1)?))))
+        .query_row([author.to_string()], |row| Ok((parse_id(row.get_ref(0)?.as_str()?)?, unsigned(row.get(1)?))))
         .optional()
 }
 
@@ -138,7 +138,7 @@ fn previous_of(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Option<(
 fn other_heads(conn: &Connection, prev: Option<SpanId>) -> rusqlite::Result<Vec<SpanId>> {
     let mut heads = conn
         .prepare_cached("SELECT id FROM heads LIMIT ?1")?
-        .query_map([span::MAX_DEPS as i64], |row| parse_id(row.get(0)?))?
+        .query_map([span::MAX_DEPS as i64], |row| parse_id(row.get_ref(0)?.as_str()?))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     heads.retain(|head| Some(*head) != prev);
     heads.sort_unstable();
@@ -163,7 +163,7 @@ fn insert(conn: &Connection, pos: i64, id: &SpanId, span: &Span, bytes: &[u8], s
     .map(|_| ())
 }
 
-fn parse_id(text: String) -> rusqlite::Result<SpanId> {
+fn parse_id(text: &str) -> rusqlite::Result<SpanId> {
     text.parse().map_err(|error: Error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 

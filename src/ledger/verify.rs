@@ -98,8 +98,7 @@ impl Walk {
     }
 
     fn over(mut self, conn: &Connection) -> Report {
-        let mut report = Report::default();
-        report.schema = schema_changes(conn);
+        let mut report = Report { schema: schema_changes(conn), ..Report::default() };
         match self.spans(conn, &mut report) {
             Err(error) => {
                 let after = if self.last == 0 { "at the beginning".to_owned() } else { format!("after span {}", self.last) };

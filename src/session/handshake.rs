@@ -116,12 +116,13 @@ impl Entropy {
 }
 
 /// A random opening whose first byte no classifier takes for a protocol's first byte: nDPI follows a flow as RTMP or RDP
-/// after 0x03 or 0x06, and as Z39.50 after any byte that ends in 20–31, and with a thousand flows chance does the rest.
+/// after 0x03 or 0x06, as Z39.50 after any byte that ends in 20–31, and takes a `*` answered by a `+` for Redis; with a
+/// thousand flows chance does the rest.
 fn opening() -> io::Result<[u8; 32]> {
     let mut opening = [0; 32];
     loop {
         getrandom::fill(&mut opening).map_err(io::Error::other)?;
-        if opening[0] >= 0x10 && opening[0] & 0x1f < 20 {
+        if opening[0] >= 0x10 && opening[0] & 0x1f < 20 && opening[0] != b'*' {
             return Ok(opening);
         }
     }

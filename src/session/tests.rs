@@ -151,11 +151,8 @@ async fn a_reader_who_does_not_read_stops_the_writer_at_the_window() {
     let mut slow = node.accept().await.unwrap();
     let mut sent = 0usize;
     let block = vec![1u8; 10_000];
-    loop {
-        match tokio::time::timeout(std::time::Duration::from_millis(200), stream.write(&block)).await {
-            Ok(n) => sent += n.unwrap(),
-            Err(_) => break,
-        }
+    while let Ok(n) = tokio::time::timeout(std::time::Duration::from_millis(200), stream.write(&block)).await {
+        sent += n.unwrap();
     }
     assert_eq!(sent, mux_window());
     let mut got = vec![0; 200_000];

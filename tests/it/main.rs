@@ -1,5 +1,7 @@
 //! Command tests: one binary, so that everything is linked once. Each test has a home of its own and an empty environment.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 mod cli;
 mod examples;
 mod generated;
@@ -8,3 +10,5 @@ mod home;
 mod identity;
 mod machine;
 mod ndpi;
+mod story;
+mod web;
