@@ -266,6 +266,7 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         request.name,
         when(made.expires, cx.now())
     ));
+    call.out.fence();
     call.out.show(&Made {
         invite: made.blob,
         grant: base64(&made.id),
@@ -276,6 +277,7 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         qr: made.qr,
         drawn,
     })?;
+    call.out.fence();
     call.out.say(format!("Take it back with: portdistrict grant revoke {}", request.name));
     Ok(())
 }

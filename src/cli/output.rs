@@ -102,6 +102,8 @@ pub struct Output {
     choice: Choice,
     stdout: Look,
     stderr: Look,
+    /// Columns, if stderr is a terminal.
+    width: Option<usize>,
     gone: AtomicBool,
 }
 
@@ -111,6 +113,7 @@ impl Output {
         Output {
             stdout: Look { color: choice.color.applies(io::stdout().is_terminal()) },
             stderr: Look { color: choice.color.applies(io::stderr().is_terminal()) },
+            width: rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 20),
             choice,
             gone: AtomicBool::new(false),
         }
@@ -171,7 +174,22 @@ impl Output {
     /// Says what happened or what to do next, on stderr; silent when quiet and in JSON.
     pub fn say(&self, text: impl Display) {
         if !self.choice.quiet && !self.choice.json {
-            note(&format!("{text}\n"));
+            note(&format!("{}\n", self.wrapped(&text.to_string())));
+        }
+    }
+
+    /// Draws a line across a terminal, to set apart what is to be copied; nothing into pipes.
+    pub fn fence(&self) {
+        if !self.choice.quiet && !self.choice.json && io::stdout().is_terminal() {
+            note(&format!("{}\n", self.stderr.dim("─".repeat(self.width.unwrap_or(80).min(80)))));
+        }
+    }
+
+    /// Sentences broken between words at the edge of a terminal; elsewhere lines stay whole.
+    fn wrapped(&self, text: &str) -> String {
+        match self.width {
+            Some(width) => textwrap::fill(text, textwrap::Options::new(width).break_words(false)),
+            None => text.to_owned(),
         }
     }
 
@@ -182,7 +200,7 @@ impl Output {
 
     /// Warns on stderr, also when quiet.
     pub fn warn(&self, text: impl Display) {
-        note(&format!("{} {text}\n", self.stderr.warn("warning:")));
+        note(&format!("{}\n", self.wrapped(&format!("{} {text}", self.stderr.warn("warning:")))));
     }
 
     /// Asks a question that is answered by `--yes`; without a terminal the error names the flag.
@@ -215,22 +233,23 @@ impl Output {
         }
     }
 
+    /// An error for people. Hints are not wrapped: they are copied.
+    fn error_text(&self, error: &Error) -> String {
+        let look = self.stderr;
+        let mut text = self.wrapped(&format!("{} {}", look.bad("error:"), error.message())) + "\n";
+        for cause in error.causes() {
+            text += &format!("  {} {cause}\n", look.dim("cause:"));
+        }
+        if let Some(hint) = error.hint_text() {
+            text += &format!("  {} {hint}\n", look.good("hint:"));
+        }
+        text
+    }
+
     /// Prints an error as `error:`, `cause:` and `hint:` lines, or as JSON, on stderr.
     pub fn error(&self, error: &Error) {
-        note(&if self.choice.json { error_json(error) } else { error_text(error, self.stderr) });
+        note(&if self.choice.json { error_json(error) } else { self.error_text(error) });
     }
-}
-
-/// An error for people.
-fn error_text(error: &Error, look: Look) -> String {
-    let mut text = format!("{} {}\n", look.bad("error:"), error.message());
-    for cause in error.causes() {
-        text += &format!("  {} {cause}\n", look.dim("cause:"));
-    }
-    if let Some(hint) = error.hint_text() {
-        text += &format!("  {} {hint}\n", look.good("hint:"));
-    }
-    text
 }
 
 /// An error for programs.
@@ -323,8 +342,12 @@ mod tests {
     #[test]
     fn errors_read_as_the_manual_says() {
         let error = Error::new(Code::NotFound, "there is no machine `home`").because("it was destroyed").hint("portdistrict machine list");
-        let text = error_text(&error, Look::PLAIN);
+        let mut out =
+            Output { choice: Choice::default(), stdout: Look::PLAIN, stderr: Look::PLAIN, width: None, gone: AtomicBool::new(false) };
+        let text = out.error_text(&error);
         assert_eq!(text, "error: there is no machine `home`\n  cause: it was destroyed\n  hint: portdistrict machine list\n");
+        out.width = Some(20);
+        assert_eq!(out.error_text(&error).lines().next(), Some("error: there is no"));
         let json: serde_json::Value = serde_json::from_str(&error_json(&error)).unwrap();
         assert_eq!(json["error"]["code"], "not_found");
         assert_eq!(json["error"]["hint"], "portdistrict machine list");

@@ -56,12 +56,16 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
 pub fn duration(seconds: u64) -> String {
     let (count, unit) = match seconds {
         0..MINUTE => (seconds, "second"),
-        MINUTE..HOUR => (seconds / MINUTE, "minute"),
-        HOUR..172_800 => (seconds / HOUR, "hour"),
-        _ => (seconds / DAY, "day"),
+        MINUTE..HOUR => (nearest(seconds, MINUTE), "minute"),
+        HOUR..172_800 => (nearest(seconds, HOUR), "hour"),
+        _ => (nearest(seconds, DAY), "day"),
     };
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {unit}{plural}")
+}
+
+fn nearest(seconds: u64, unit: u64) -> u64 {
+    seconds.saturating_add(unit / 2) / unit
 }
 
 /// How far `ts` is from `now`: `3 minutes ago`, `in 2 hours`, `just now`.
@@ -130,6 +134,8 @@ mod tests {
         assert_eq!(relative(now - 180, now), "3 minutes ago");
         assert_eq!(relative(now + 7200, now), "in 2 hours");
         assert_eq!(relative(now + 86_400, now), "in 24 hours");
+        assert_eq!(relative(now + 86_399, now), "in 24 hours");
+        assert_eq!(relative(now - 100, now), "2 minutes ago");
         assert_eq!(relative(now + 5 * DAY, now), "in 5 days");
     }
 

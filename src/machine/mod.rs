@@ -107,7 +107,7 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
     cx.ledger()?.machine(&plan.label)
 }
 
-/// What [`claim`] did.
+/// What [`claim()`] did.
 pub struct ClaimOutcome {
     /// The machine as it is recorded now.
     pub machine: Machine,
