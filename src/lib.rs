@@ -14,6 +14,7 @@ pub mod keyring;
 pub mod ledger;
 pub mod machine;
 pub mod node;
+pub mod owner;
 pub mod progress;
 pub mod resolve;
 pub mod session;

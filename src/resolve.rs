@@ -6,7 +6,7 @@
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Hosts, TokioResolver};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -159,6 +159,18 @@ fn build(sources: &Sources) -> Option<Built> {
     }
     resolver.set_hosts(Arc::new(hosts));
     Some(Built { resolver, has_server })
+}
+
+/// The addresses of `host:port`, which usually is `IP:port` and needs no look-up; in words why there are none.
+pub async fn socket_addresses(address: &str) -> Result<Vec<SocketAddr>, String> {
+    if let Ok(socket) = address.parse() {
+        return Ok(vec![socket]);
+    }
+    let split = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = split.ok_or_else(|| format!("{address}: not host:port"))?;
+    let found = Resolver::new(Sources::system(Vec::new())).lookup(host).await;
+    let found = found.map_err(|failure| format!("{host}: the name cannot be looked up ({})", failure.as_str()))?;
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 #[cfg(test)]

@@ -1,21 +1,15 @@
 //! Taking grants back, and telling the nodes: a span first, then a signed revocation to every node that could admit the friend.
 //!
-//! A node that is not reached stays to be told; [`push`] hands it everything again, which is harmless.
+//! A node that is not reached is told when it is found again; see [`push`].
 
-use super::way::{Failure, Way};
 use crate::config::Label;
 use crate::context::Context;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::ledger::kinds::{Blob, GrantReused, GrantRevoked};
 use crate::ledger::{B64, GrantRow, Machine, MachineState};
-use crate::session::messages::{GrantStatus, MAX_REVOCATIONS, Revoked, Status};
-use crate::session::{ControlClient, owner_hello};
+use crate::owner::revocations::push;
+use crate::session::messages::{GrantStatus, Revoked, Status};
 use crate::token::{Revocation, Target};
-use serde_json::Value;
-use std::time::Duration;
-
-/// How long a node may take to hear of a revocation; it is told again later.
-const TELL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What became of a revocation.
 #[derive(Debug)]
@@ -82,55 +76,6 @@ fn concerned(cx: &Context, grants: &[GrantRow]) -> Result<Vec<Machine>> {
         machine.state == MachineState::Claimed && grants.iter().any(|grant| grant.node_key.is_none() || grant.node_key == machine.node_key)
     });
     Ok(machines)
-}
-
-/// Hands a machine every revocation that still matters to it. Those it knows change nothing.
-pub async fn push(cx: &Context, machine: &Machine) -> Result<Revoked> {
-    let revocations = outstanding(cx, machine)?;
-    if revocations.is_empty() {
-        return Ok(Revoked { accepted: 0, closed: 0 });
-    }
-    let tell = async {
-        let client = control(cx, machine).await?;
-        let mut sum = Revoked { accepted: 0, closed: 0 };
-        for some in revocations.chunks(MAX_REVOCATIONS) {
-            let answer = client.revoke(some.to_vec()).await?;
-            sum = Revoked { accepted: sum.accepted + answer.accepted, closed: sum.closed + answer.closed };
-        }
-        client.close();
-        Ok(sum)
-    };
-    tokio::time::timeout(TELL_TIMEOUT, tell).await.unwrap_or_else(|_| {
-        Err(Error::new(Code::TimedOut, format!("machine `{}` did not answer within {} seconds", machine.label, TELL_TIMEOUT.as_secs()))
-            .hint(format!("portdistrict machine reconnect {}", machine.label)))
-    })
-}
-
-/// Newest first, so that the one just made is in the first request. An expired grant is refused by the clock alone.
-fn outstanding(cx: &Context, machine: &Machine) -> Result<Vec<Vec<u8>>> {
-    let now = cx.now();
-    let grants = cx.ledger()?.grants()?.into_iter();
-    let concern = grants.filter(|grant| now < grant.expires && (grant.node_key.is_none() || grant.node_key == machine.node_key));
-    Ok(concern.filter_map(|grant| grant.revoked?.revocation).collect())
-}
-
-/// A control session with one of our own machines.
-async fn control(cx: &Context, machine: &Machine) -> Result<ControlClient> {
-    let keyring = cx.keyring()?;
-    let label = &machine.label;
-    let node = machine.node_key.ok_or_else(|| {
-        Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet")).hint(format!("portdistrict machine claim {label}"))
-    })?;
-    // The provider may know a nearer address than the one for friends.
-    let near = machine.detail.get("dial").and_then(Value::as_str).map(str::to_owned);
-    let way = Way {
-        name: label.to_string(),
-        addresses: near.into_iter().chain(machine.address.clone()).collect(),
-        node: node.0,
-        secret: keyring.client_noise(),
-        hello: owner_hello(keyring, cx.now()),
-    };
-    way.reach().await.map(|reached| ControlClient::new(reached.session)).map_err(Failure::into_error)
 }
 
 /// Records what a node says about links that were tried from elsewhere, so that it is known even when the node is gone.

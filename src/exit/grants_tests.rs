@@ -3,6 +3,7 @@
 use super::super::invite::invite;
 use super::super::testing::{FakeNode, home, own, request};
 use super::*;
+use crate::error::Code;
 use crate::session::messages::GrantStatus;
 use crate::token::SignedRevocation;
 

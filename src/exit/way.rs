@@ -2,7 +2,7 @@
 
 use crate::config::time::now_s;
 use crate::error::{Code, Error};
-use crate::resolve::{Resolver, Sources};
+use crate::resolve::socket_addresses;
 use crate::session::{ConnectError, Hello, Session, Welcome, connect};
 use crate::trust::Refusal;
 use std::net::SocketAddr;
@@ -115,16 +115,4 @@ impl Way {
             other => format!("{address}: {other}"),
         }
     }
-}
-
-/// An address as it stands in an invite: usually `IP:port`, else a name to look up.
-async fn socket_addresses(address: &str) -> Result<Vec<SocketAddr>, String> {
-    if let Ok(socket) = address.parse() {
-        return Ok(vec![socket]);
-    }
-    let split = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) = split.ok_or_else(|| format!("{address}: not host:port"))?;
-    let found = Resolver::new(Sources::system(Vec::new())).lookup(host).await;
-    let found = found.map_err(|failure| format!("{host}: the name cannot be looked up ({})", failure.as_str()))?;
-    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }

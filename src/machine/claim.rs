@@ -3,15 +3,11 @@
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, sign};
+use crate::owner::dial;
 use crate::progress::Progress;
 use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
 use crate::session::{self, ConnectError, CoverKey, Pipe};
 use std::io;
-use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// How long a TCP connection to a node may take.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a claim found out about the node.
 #[derive(Clone, Debug)]
@@ -22,19 +18,6 @@ pub struct Claimed {
     pub offer: Offer,
     /// Whether it was this owner's before.
     pub again: bool,
-}
-
-/// Connects to a node, naming the address when that fails.
-pub(super) async fn dial(address: &str, label: &Label) -> Result<TcpStream> {
-    let unreachable = |error: io::Error| {
-        Error::new(Code::Unreachable, format!("machine `{label}` cannot be reached at {address}"))
-            .cause(error)
-            .hint(format!("portdistrict machine reconnect {label}"))
-    };
-    let stream = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
-    let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
-    Ok(stream)
 }
 
 /// Proves to the node at `address` that we are its owner, and learns its key.

@@ -5,7 +5,6 @@
 
 pub mod check;
 pub mod claim;
-pub mod control;
 mod local;
 mod process;
 pub mod provider;
@@ -13,7 +12,6 @@ mod service;
 mod tail;
 
 pub use claim::Claimed;
-pub use control::Control;
 pub use provider::{Kind, Plan, Power};
 
 use crate::config::{Label, Paths};
@@ -22,6 +20,7 @@ use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
+use crate::owner::{Control, DIAL, dial_address, revocations};
 use crate::progress::Progress;
 use crate::session::messages::Status;
 use check::Check;
@@ -167,19 +166,12 @@ pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> 
         started = provider.start(&site, progress).await?;
     }
     let step = progress.step("ask the node");
-    let status = open(cx, &machine).await?.status().await?;
+    let status = Control::open(cx, &machine).await?.status().await?;
     step.done();
+    // It may have been away when friends were cut off.
+    revocations::push(cx, &machine).await?;
     cx.record(&MachineReconnected { label: label.clone(), address: None, node_key: None })?;
     Ok(Reconnected { started, status })
-}
-
-/// A control connection to a claimed machine.
-pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
-    let label = &machine.label;
-    let B64(node) = machine.node_key.ok_or_else(|| {
-        Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet")).hint(format!("portdistrict machine claim {label}"))
-    })?;
-    Control::open(dial_address(machine)?, &node, label, cx.keyring()?, cx.now()).await
 }
 
 /// A machine as recorded, as its provider sees it, and as it says of itself.
@@ -207,7 +199,7 @@ pub async fn look(cx: &Context, machine: Machine) -> Seen {
 /// What the node says of itself, if its provider sees it running.
 async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
     let label = &machine.label;
-    let ask = async { open(cx, machine).await?.status().await };
+    let ask = async { Control::open(cx, machine).await?.status().await };
     match power {
         Power::On => tokio::time::timeout(GLANCE, ask).await.unwrap_or_else(|_| {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))
@@ -301,18 +293,6 @@ fn check_clock(theirs: u64, ours: u64) -> Check {
             "switch on time synchronisation on both: timedatectl set-ntp true",
         ),
     }
-}
-
-/// Name of the operator's own address among what a provider remembers.
-const DIAL: &str = "dial";
-
-/// Where the operator connects to.
-fn dial_address(machine: &Machine) -> Result<&str> {
-    let dial = machine.detail.get(DIAL).and_then(Value::as_str).or(machine.address.as_deref());
-    dial.ok_or_else(|| {
-        Error::new(Code::Precondition, format!("the address of machine `{}` is not known", machine.label))
-            .hint(format!("portdistrict machine show {}", machine.label))
-    })
 }
 
 /// The provider of a machine and what it must know; none for machines that another version recorded.

@@ -1,0 +1,96 @@
+//! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
+
+pub mod revocations;
+
+use crate::config::Label;
+use crate::context::Context;
+use crate::encoding::node_id;
+use crate::error::{Code, Error, Result};
+use crate::ledger::{B64, Machine};
+use crate::resolve::socket_addresses;
+use crate::session::{self, ConnectError, ControlClient, owner_hello};
+use serde_json::Value;
+use std::io;
+use std::ops::Deref;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How long a TCP connection to a node may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Name of the operator's own address among what a provider remembers of a machine.
+pub const DIAL: &str = "dial";
+
+/// A control session; it ends when this is dropped.
+pub struct Control(ControlClient);
+
+impl Control {
+    /// Connects as the owner of a claimed machine; only the node with the pinned key can answer.
+    pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
+        let label = &machine.label;
+        let B64(node) = machine.node_key.ok_or_else(|| {
+            Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet"))
+                .hint(format!("portdistrict machine claim {label}"))
+        })?;
+        let (address, keyring) = (dial_address(machine)?, cx.keyring()?);
+        let stream = dial(address, label).await?;
+        let opened = session::connect(stream, &keyring.client_noise(), &node, owner_hello(keyring, cx.now()), cx.now()).await;
+        let (session, _) = opened.map_err(|error| refused(error, address, &node, label))?;
+        Ok(Control(ControlClient::new(session)))
+    }
+}
+
+/// Where the operator connects to: the provider may know a nearer address than the one for friends.
+pub fn dial_address(machine: &Machine) -> Result<&str> {
+    let dial = machine.detail.get(DIAL).and_then(Value::as_str).or(machine.address.as_deref());
+    dial.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("the address of machine `{}` is not known", machine.label))
+            .hint(format!("portdistrict machine show {}", machine.label))
+    })
+}
+
+/// Connects to a node, naming the address when that fails.
+pub async fn dial(address: &str, label: &Label) -> Result<TcpStream> {
+    let unreachable = || {
+        Error::new(Code::Unreachable, format!("machine `{label}` cannot be reached at {address}"))
+            .hint(format!("portdistrict machine reconnect {label}"))
+    };
+    let found = socket_addresses(address).await.map_err(|why| unreachable().because(why))?;
+    let stream = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(found.as_slice())).await;
+    let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| unreachable().cause(error))?;
+    stream.set_nodelay(true).map_err(|error| unreachable().cause(error))?;
+    Ok(stream)
+}
+
+impl Deref for Control {
+    type Target = ControlClient;
+    fn deref(&self) -> &ControlClient {
+        &self.0
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn refused(error: ConnectError, address: &str, node: &[u8; 32], label: &Label) -> Error {
+    match error {
+        ConnectError::Refused { code, text } => Error::new(Code::Refused, format!("machine `{label}` refused its owner: {text}"))
+            .because(code.as_str())
+            .hint(format!("portdistrict machine claim {label}")),
+        // Whoever answers there does not hold the pinned key; that is never passed over (PD-EX9).
+        ConnectError::Silent => {
+            Error::new(Code::Refused, format!("the program at {address} is not the machine `{label}` that was claimed"))
+                .because(format!("node {} is pinned for it, and whoever listens there does not hold that key", node_id(node)))
+                .because("if the address is right, check that the clocks of both computers agree within a few minutes")
+                .hint(format!("portdistrict machine reconnect {label}"))
+        }
+        ConnectError::Io(error) => Error::new(Code::Unreachable, format!("the connection to machine `{label}` at {address} failed"))
+            .cause(error)
+            .hint(format!("portdistrict machine reconnect {label}")),
+        ConnectError::Protocol(why) => Error::new(Code::Protocol, format!("the handshake with machine `{label}` at {address} failed"))
+            .because(why)
+            .hint("use the same version of portdistrict on both sides"),
+    }
+}
