@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Small pieces are joined up to this size, so that a peer who sends single bytes does not cost a node of memory each.
 const JOIN: usize = 4096;
+/// Most bytes that are taken before their window is given back.
+const MAX_UPDATE: u32 = 2 * 1024 * 1024;
 
 /// A stream as the engine sees it.
 pub(crate) struct StreamState {
@@ -114,15 +116,17 @@ impl StreamState {
         Ok(())
     }
 
-    /// Notes that `n` bytes were taken; returns a window update when one is due. The window doubles when half of it was
-    /// used up within two round trips: it, not the application, was what limited the stream.
+    /// Notes that `n` bytes were taken; returns a window update when one is due: for half a window, but for no more than
+    /// 2 MiB, since what is not given back yet is missing on a long line. The window doubles when it is used up at a rate
+    /// of one in four round trips or faster: it, not the application, was what limited the stream.
     pub(crate) fn credit(&mut self, n: u32, rtt: Option<Duration>, growth: &mut u64, budget: u64) -> Option<u32> {
         self.unread -= n as usize;
         self.credit += n;
-        if self.credit < self.window_size / 2 || self.got_fin || self.reset {
+        let due = (self.window_size / 2).min(MAX_UPDATE);
+        if self.credit < due || self.got_fin || self.reset {
             return None;
         }
-        let quick = rtt.is_some_and(|rtt| self.last_update.elapsed() < rtt * 2);
+        let quick = rtt.is_some_and(|rtt| self.last_update.elapsed() * (self.window_size / due) < rtt * 4);
         let more = self.window_size.min(MAX_WINDOW - self.window_size);
         let mut update = self.credit;
         if quick && *growth + u64::from(more) <= budget {
