@@ -57,7 +57,7 @@ pub struct Bounds {
     pub handshakes: usize,
     /// The same, from one address (one /64 for IPv6). The oldest makes room for the newest.
     pub handshakes_per_source: usize,
-    /// Unanswered connections that are kept open for a while, in all; beyond it they are closed at once.
+    /// Unanswered connections that are kept open for a while, in all. The oldest makes room for the newest.
     pub lingering: usize,
     /// The same, from one address.
     pub lingering_per_source: usize,
@@ -73,7 +73,7 @@ impl Default for Bounds {
             handshakes: 8192,
             handshakes_per_source: 1024,
             lingering: 2048,
-            lingering_per_source: 64,
+            lingering_per_source: 1024,
             threads: 0,
         }
     }

@@ -16,15 +16,17 @@ use crate::config::time::now_s;
 use crate::error::{Code, Doing, Error, Result};
 use crate::keyring::{Purpose, x25519_public};
 use crate::resolve::{Resolver, Sources};
-use crate::session::{AcceptError, Acceptor, Incoming, ReplayGuard, Request, Welcome, linger};
+use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, ReplayGuard, Request, Welcome, linger};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, SocketFlags};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
@@ -82,8 +84,9 @@ impl Node {
         let supervisor = {
             let core = core.clone();
             let runtime = runtime()?;
+            let door = Door::open(&core, listener, shards.queues.clone())?;
             spawn("node", move || {
-                runtime.block_on(supervise(&core, listener, &socket, &shards));
+                runtime.block_on(supervise(&core, door, &socket));
                 drop(socket);
                 shards.join();
                 finish(&core);
@@ -165,7 +168,8 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
         let listener = std::net::TcpListener::bind(address)?;
         // The library's queue is 128 long; asking again makes it longer.
         rustix::net::listen(&listener, BACKLOG)?;
-        listener.set_nonblocking(true)?;
+        // Accepted connections inherit it.
+        rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
         Ok(listener)
     };
     open().map_err(|error: io::Error| {
@@ -176,6 +180,31 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
         };
         Error::new(code, format!("cannot listen at {address}")).cause(error).hint(hint)
     })
+}
+
+/// The port, and the thread that takes connections from it, until dropped.
+struct Door {
+    listener: Arc<std::net::TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    fn open(core: &Arc<Core>, listener: std::net::TcpListener, queues: Vec<mpsc::Sender<Arrival>>) -> Result<Self> {
+        let listener = Arc::new(listener);
+        let (core, port) = (core.clone(), listener.clone());
+        let thread = spawn("node-accept", move || accept(&core, &port, &queues))?;
+        Ok(Door { listener, thread: Some(thread) })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Whoever waits in accept() is told that there is nothing to wait for.
+        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The serving threads.
@@ -241,13 +270,23 @@ async fn connection(core: Arc<Core>, resolver: Arc<Resolver>, tcp: std::net::Tcp
             }
             // The place is free again for somebody who knows what to say.
             drop(slot);
-            if !matches!(error, AcceptError::Io(_))
-                && let Some(_place) = core.lingering.try_enter(peer.ip())
-            {
-                linger(io).await;
+            if !matches!(error, AcceptError::Io(_)) {
+                hold(&core, io, peer.ip());
             }
         }
     }
+}
+
+/// Keeps a stranger waiting in silence. Among too many the one who has waited longest goes: whoever knocks as fast as it can
+/// thus waits, too, and takes less of the processors than if it were sent away at once.
+fn hold(core: &Core, io: BoxedIo, ip: IpAddr) {
+    let place = core.lingering.enter(ip);
+    let number = place.number();
+    let task = tokio::spawn(async move {
+        let _place = place;
+        linger(io).await;
+    });
+    core.lingering.arm(number, task.abort_handle());
 }
 
 async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, slot: Slot) {
@@ -269,14 +308,14 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, slo
 }
 
 /// Runs on the node's first thread until the node ends.
-async fn supervise(core: &Arc<Core>, listener: std::net::TcpListener, socket: &Socket, shards: &Shards) {
+async fn supervise(core: &Arc<Core>, door: Door, socket: &Socket) {
     tokio::select! {
-        () = accept(core, listener, shards) => {}
         () = answer_socket(core, socket) => {}
         () = write_usage(core) => {}
         () = report(core) => {}
         () = core.reached(Phase::Stopping) => {}
     }
+    drop(door);
     core.gate.drain();
     let _ = timeout(FAREWELL, async {
         while core.streams() > 0 {
@@ -298,31 +337,34 @@ fn finish(core: &Core) {
     core.phase.send_replace(Phase::Ended);
 }
 
-/// Takes connections until it is dropped, and the listener with it.
-async fn accept(core: &Arc<Core>, listener: std::net::TcpListener, shards: &Shards) {
-    let Ok(listener) = TcpListener::from_std(listener) else { return };
-    let mut turn = 0;
-    loop {
-        match listener.accept().await {
-            Ok((tcp, peer)) => {
-                let slot = core.handshakes.enter(peer.ip());
-                let _ = tcp.set_nodelay(true);
-                let Ok(tcp) = tcp.into_std() else { continue };
-                turn = (turn + 1) % shards.queues.len();
-                // A full queue waits in the kernel's, which is longer.
-                if shards.queues[turn].send((tcp, peer, slot)).await.is_err() {
-                    return;
-                }
+/// Takes connections until the port is shut. On a thread that waits in the kernel: in an event loop each connection would
+/// be registered and taken out again before it goes where it will live.
+fn accept(core: &Core, listener: &std::net::TcpListener, queues: &[mpsc::Sender<Arrival>]) {
+    for turn in (0..queues.len()).cycle() {
+        let (tcp, peer) = match accept_one(listener) {
+            Ok(arrived) => arrived,
+            Err(Errno::INVAL) => return,
+            Err(Errno::CONNABORTED | Errno::INTR) => continue,
+            Err(_) => {
+                // Out of descriptors or memory.
+                core.handshakes.evict_oldest();
+                core.lingering.evict_oldest();
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
             }
-            Err(error) => {
-                // Out of descriptors or memory, or a connection that broke before it was taken.
-                if error.kind() != io::ErrorKind::ConnectionAborted {
-                    core.handshakes.evict_oldest();
-                    sleep(Duration::from_millis(20)).await;
-                }
-            }
+        };
+        let slot = core.handshakes.enter(peer.ip());
+        // A full queue waits in the kernel's, which is longer.
+        if queues[turn].blocking_send((tcp, peer, slot)).is_err() {
+            return;
         }
     }
+}
+
+fn accept_one(listener: &std::net::TcpListener) -> Result<(std::net::TcpStream, SocketAddr), Errno> {
+    let (tcp, peer) = rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+    Ok((tcp.into(), peer))
 }
 
 /// Answers the machine that the node runs on; the folder's mode says who may ask.
