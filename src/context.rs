@@ -62,7 +62,9 @@ impl Context {
     pub fn ledger(&self) -> Result<&Ledger> {
         once(&self.ledger, || {
             self.need_ledger()?;
-            Ledger::open(&self.paths.ledger_file())
+            let path = self.paths.ledger_file();
+            // On a read-only disk one can still look; what would change something then fails with the reason.
+            Ledger::open(&path).or_else(|error| if fs::is_writable(&path) { Err(error) } else { Ledger::open_read_only(&path) })
         })
     }
 

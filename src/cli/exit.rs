@@ -366,11 +366,11 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
 fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
     let cx = call.context()?;
     call.block_on(async {
-        let exit = match args.what.as_label() {
-            Some(name) => cx.ledger()?.exit(&name)?,
-            None => accept::accept(&cx, &read(&args.what)?, None).await?,
-        };
-        connect::connect(&cx, &exit, args.port, &|news| tell(call, &news, true)).await
+        let news = |news: News<'_>| tell(call, &news, true);
+        match args.what.as_label() {
+            Some(name) => connect::connect(&cx, &cx.ledger()?.exit(&name)?, || connect::listen(args.port), &news).await,
+            None => connect::accept_and_connect(&cx, &read(&args.what)?, args.port, &news).await,
+        }
     })
 }
 

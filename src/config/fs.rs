@@ -23,6 +23,11 @@ pub fn check_private_dir(path: &Path) -> Result<()> {
     refuse_looser(path, &found, 0o700)
 }
 
+/// Whether this process may write to a file; no on a read-only disk, for root too.
+pub fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
 /// Refuses a file that others can read; reads nothing of it.
 pub fn check_private(path: &Path) -> Result<()> {
     let found = fs::metadata(path).map_err(|error| missing(path, error))?;

@@ -10,6 +10,7 @@ use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::Exit;
+use crate::token::Invite;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -42,11 +43,23 @@ pub struct Seen {
     pub running: Option<Running>,
 }
 
+/// Takes the local port; 0 finds a free one.
+pub fn listen(port: u16) -> Result<Proxy> {
+    Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// Accepts an invite and serves it. The port is taken first: an invite must not be spent on a failure that was known before.
+pub async fn accept_and_connect(cx: &Context, invite: &Invite, port: u16, tell: Tell<'_>) -> Result<()> {
+    let proxy = listen(port)?;
+    let exit = accept::accept(cx, invite, None).await?;
+    connect(cx, &exit, || Ok(proxy), tell).await
+}
+
 /// Serves an accepted exit until it is dropped; returns only when the node refuses for good.
-pub async fn connect(cx: &Context, exit: &Exit, port: u16, tell: Tell<'_>) -> Result<()> {
+pub async fn connect(cx: &Context, exit: &Exit, listen: impl FnOnce() -> Result<Proxy>, tell: Tell<'_>) -> Result<()> {
     let files = Files::of(cx.paths(), &exit.name)?;
     let Some(_lock) = take(&files).await? else { return Err(already(cx.paths(), &exit.name)) };
-    let proxy = Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    let proxy = listen()?;
     let address = proxy.address();
     let way = accept::way(exit, cx.keyring()?);
     let reached = way.reach().await.map_err(Failure::into_error)?;

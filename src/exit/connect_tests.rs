@@ -26,14 +26,14 @@ async fn a_connected_exit_is_seen_until_it_ends_and_cannot_be_connected_twice() 
         }
     };
     {
-        let first = connect(&cx, &exit, 0, &tell);
+        let first = connect(&cx, &exit, || listen(0), &tell);
         let second = async {
             while proxy.lock().unwrap().is_none() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let seen = list(&cx).unwrap().remove(0).running.unwrap();
             assert_eq!((Some(seen.proxy), seen.pid, seen.up), (*proxy.lock().unwrap(), std::process::id(), true));
-            let error = connect(&cx, &exit, 0, &|_| ()).await.unwrap_err();
+            let error = connect(&cx, &exit, || listen(0), &|_| ()).await.unwrap_err();
             assert_eq!(error.code(), Code::Exists);
             assert!(error.message().contains(&seen.proxy.to_string()), "{error}");
             node.stop();
@@ -54,7 +54,7 @@ async fn a_port_in_use_is_named() {
     let exit = accepted(&cx, &node).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = connect(&cx, &exit, port, &|_| ()).await.unwrap_err();
+    let error = connect(&cx, &exit, || listen(port), &|_| ()).await.unwrap_err();
     assert!(error.message().contains(&port.to_string()) && error.hint_text().unwrap().contains("another port"), "{error:?}");
 }
 
@@ -71,6 +71,6 @@ async fn a_revoked_grant_ends_it_with_the_friend_s_sentence() {
             desk.sessions.iter().for_each(crate::session::Session::close);
         }
     };
-    let error = tokio::time::timeout(Duration::from_secs(20), connect(&cx, &exit, 0, &tell)).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(20), connect(&cx, &exit, || listen(0), &tell)).await.unwrap().unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::Refused, Refusal::GrantRevoked.for_friend("exit `home`").as_str()));
 }

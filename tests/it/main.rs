@@ -8,6 +8,7 @@ mod generated;
 mod guard;
 mod home;
 mod identity;
+mod luck;
 mod machine;
 mod ndpi;
 mod story;

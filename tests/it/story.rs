@@ -49,18 +49,18 @@ fn blob(text: &str) -> String {
     text.split_whitespace().find(|word| word.starts_with("portdistrict-invite1:")).unwrap_or_else(|| panic!("no blob in {text}")).to_owned()
 }
 
-fn try_curl(friend: &Home, blob: &str, url: &str) -> Ran {
+pub(crate) fn try_curl(friend: &Home, blob: &str, url: &str) -> Ran {
     friend.run(["exit", "try", blob, "--", "curl", "-sS", "--max-time", "20", url])
 }
 
 /// A running `exit connect` and its port.
-struct Connected {
+pub(crate) struct Connected {
     child: Child,
     port: u16,
 }
 
 impl Connected {
-    fn start(friend: &Home, what: &str) -> Connected {
+    pub(crate) fn start(friend: &Home, what: &str) -> Connected {
         let port = free_port();
         let mut child = friend.command(["exit", "connect", what, "--port", &port.to_string()]).stdin(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -76,7 +76,7 @@ impl Connected {
         Connected { child, port }
     }
 
-    fn curl(&self, scheme: &str, url: &str) -> Command {
+    pub(crate) fn curl(&self, scheme: &str, url: &str) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "30", "--proxy", &format!("{scheme}://127.0.0.1:{}", self.port), url]);
         curl.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -277,7 +277,7 @@ fn a_killed_try_leaves_no_process_behind() {
     assert!(!friend.path().exists());
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within 10 s");

@@ -8,7 +8,7 @@ mod socks;
 #[cfg(test)]
 mod tests;
 
-use crate::error::{Doing, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::session::messages::ExitReply;
 use crate::session::{Stream, Unmetered, relay};
 use std::future::Future;
@@ -60,7 +60,12 @@ impl Proxy {
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
-        let listener = listen().doing("listen on", address)?;
+        let listener = listen().map_err(|error| {
+            let code = if error.kind() == io::ErrorKind::AddrInUse { Code::Precondition } else { Code::Io };
+            Error::new(code, format!("cannot listen on {address}"))
+                .cause(error)
+                .hint("choose another port with --port (0 takes a free one), or end the program that uses this one")
+        })?;
         let address = listener.local_addr().doing("listen on", address)?;
         Ok(Proxy { listener, address })
     }
