@@ -198,16 +198,16 @@ impl Gate {
     /// Lets a client in or says why not. Touches the disk only to bind a grant or to note its reuse, and then on a thread
     /// made for waiting.
     pub async fn admit(self: &Arc<Self>, client: [u8; 32], hello: &Hello, now: u64) -> Result<Admitted, Refusal> {
-        let Ok(signed) = SignedGrant::decode(&hello.grant) else {
-            // Not one of ours, or of a later version; either way this node cannot judge it.
-            return Err(self.refused(None, Refusal::UpgradeRequired));
+        let signed = match SignedGrant::decode(&hello.grant) {
+            Ok(signed) => signed,
+            Err(error) => return Err(self.refused(None, Refusal::of_unreadable_grant(&error))),
         };
         let id = signed.grant().id;
         let Ok(rules) = Rule::parse_list(&signed.grant().egress) else { return Err(self.refused(Some(&id), Refusal::UpgradeRequired)) };
         let asking = Asking { client, bind: hello.bind, signed, rules: rules.into(), now };
         let refusal = match self.judge(&asking) {
             Judged::In(admitted) => return Ok(admitted),
-            Judged::Out(refusal) if refusal != Refusal::GrantBoundElsewhere => refusal,
+            Judged::Out(refusal) if refusal != Refusal::GrantBoundElsewhere || self.note_another_reuse(&id, now) => refusal,
             Judged::Out(_) | Judged::Bind(_) => {
                 let gate = self.clone();
                 match tokio::task::spawn_blocking(move || gate.admit_with_disk(&asking)).await {
@@ -270,6 +270,17 @@ impl Gate {
             Judged::Out(refusal) => Err(refusal),
             Judged::Bind(_) => Err(Refusal::Busy),
         }
+    }
+
+    /// Counts a reuse in memory if the first one is on disk already; the rest follows with the usage, so that somebody who
+    /// holds a dead invite cannot keep the disk busy. False if it is the first.
+    fn note_another_reuse(&self, id: &GrantId, now: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.grants.get_mut(id).filter(|entry| entry.reuse > 0) else { return false };
+        entry.reuse += 1;
+        entry.last_reuse = entry.last_reuse.max(Some(now));
+        entry.meter.mark_dirty();
+        true
     }
 
     fn note_reuse(&self, asking: &Asking) {
@@ -411,7 +422,7 @@ impl Gate {
         for (id, entry) in &self.lock().grants {
             if entry.meter.take_dirty() {
                 let (up, down, last_used) = entry.meter.totals();
-                dirty.push((*id, Record { up, down, last_used, ..Record::default() }));
+                dirty.push((*id, Record { up, down, last_used, reuse: entry.reuse, last_reuse: entry.last_reuse, ..Record::default() }));
                 meters.push(entry.meter.clone());
             }
         }

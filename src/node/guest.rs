@@ -24,6 +24,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for one address of a destination, and for all of them.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// Time for a health check; whoever needs longer is not well.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an end of validity is slept towards before the clock is read again, since clocks are set.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
@@ -67,7 +69,10 @@ async fn serve_stream(guest: Arc<Guest>, mut stream: Stream) {
         (Kind::Control, Role::Control) => control::serve(&guest.core, &request, stream).await,
         (Kind::Control, Role::Exit) => control::refuse(stream).await,
         (Kind::Evidence, _) => control::evidence(&guest.core, stream).await,
-        (Kind::Echo, _) => echo(stream).await,
+        (Kind::Echo, _) => match guest.core.count_stream() {
+            Some(_counted) => timeout(ECHO_TIMEOUT, echo(stream)).await.unwrap_or(Ok(())),
+            None => Ok(()),
+        },
     };
 }
 
@@ -79,7 +84,7 @@ async fn answer(mut stream: Stream, reply: ExitReply) -> io::Result<()> {
 
 /// Sends back what comes, up to a bound: a health check needs no destination.
 async fn echo(mut stream: Stream) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
+    let mut buffer = vec![0; 2048];
     let mut left = MAX_ECHO;
     while left > 0 {
         let most = left.min(buffer.len());
@@ -102,7 +107,12 @@ struct Open {
 impl Guest {
     async fn exit(&self, request: &[u8], mut stream: Stream) -> io::Result<()> {
         let wanted = ExitRequest::decode(request).map_err(io::Error::other)?;
-        let open = match timeout(ALL_TIMEOUT, self.open(&wanted)).await.unwrap_or(Err(ExitReply::HostUnreachable)) {
+        // Nobody is waited for on behalf of a guest who has gone.
+        let opened = tokio::select! {
+            opened = timeout(ALL_TIMEOUT, self.open(&wanted)) => opened,
+            () = stream.broken() => return Ok(()),
+        };
+        let open = match opened.unwrap_or(Err(ExitReply::HostUnreachable)) {
             Ok(open) => open,
             Err(reply) => return answer(stream, reply).await,
         };
@@ -179,9 +189,10 @@ impl Guest {
     }
 }
 
-/// Only an own address can be bound; nothing is sent.
+/// Only an own address can be bound; nothing is sent. Where the answer cannot be had, it is yes.
 fn is_of_this_machine(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
+    let bound = UdpSocket::bind((ip.to_canonical(), 0));
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 async fn connect(ip: IpAddr, port: u16) -> Result<TcpStream, ExitReply> {

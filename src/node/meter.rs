@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How much a bucket lets through at once, as time at the full rate.
 const BURST: Duration = Duration::from_millis(250);
-/// Nobody waits longer for one chunk, whatever the rate; the debt stays.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Nobody waits longer for one chunk, whatever the rate: the clock's arithmetic ends somewhere.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 const UNLIMITED: u64 = u64::MAX;
 
 /// A token bucket as one number: the moment at which all that was taken is paid for (virtual scheduling, as in GCRA).

@@ -245,16 +245,24 @@ impl State {
         })
     }
 
-    /// Writes how much was used, as totals.
+    /// Writes how much was used, and how often it was tried from elsewhere, as totals.
     pub fn save_usage(&self, list: &[(GrantId, Record)]) -> Result<()> {
         self.write(|tx| {
             let mut upsert = tx.prepare_cached(
                 "INSERT INTO usage (grant_id, up, down, last_used) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (grant_id) DO UPDATE SET up = excluded.up, down = excluded.down, last_used = excluded.last_used",
             )?;
+            let mut reuse = tx.prepare_cached(
+                "INSERT INTO reuse (grant_id, count, last_at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (grant_id) DO UPDATE SET count = max(count, excluded.count), last_at = max(last_at, excluded.last_at)",
+            )?;
             list.iter().try_for_each(|(id, used)| {
                 let (up, down) = (clamp(used.up), clamp(used.down));
-                upsert.execute(params![id, up, down, used.last_used.map(clamp)]).map(drop)
+                upsert.execute(params![id, up, down, used.last_used.map(clamp)])?;
+                match used.reuse {
+                    0 => Ok(()),
+                    count => reuse.execute(params![id, clamp(count), clamp(used.last_reuse.unwrap_or(0))]).map(drop),
+                }
             })
         })
     }

@@ -346,6 +346,60 @@ async fn a_rate_limit_is_kept() {
 }
 
 #[tokio::test]
+async fn many_short_streams_are_no_way_around_a_rate() {
+    let server = echo_server().await;
+    let place = Place::claimed(|config| config.allow = vec![server.to_string()]).await;
+    // 1.6 Mbit/s: 20 streams of 20 kB each way take two seconds, less a burst of a quarter of a second and the last chunk.
+    let friend = place.friend(Limits { bits_per_second: Some(1_600_000), ..Limits::default() }).await;
+    let started = Instant::now();
+    for _ in 0..20 {
+        let (_, mut stream) = open(&friend, "127.0.0.1", server.port()).await;
+        stream.write_all(&[9; 20_000]).await.unwrap();
+        stream.read_exact(&mut [0; 20_000]).await.unwrap();
+    }
+    let took = started.elapsed().as_secs_f64();
+    assert!((1.5..5.0).contains(&took), "{took}");
+}
+
+#[tokio::test]
+async fn a_guest_who_has_gone_is_not_connected_for() {
+    // A server that is full: the kernel drops what knocks, so each attempt would go on for ten seconds.
+    let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let port = full.local_addr().unwrap().port();
+    let short = Duration::from_millis(200);
+    let mut guests = Vec::new();
+    while let Ok(tcp) = std::net::TcpStream::connect_timeout(&full.local_addr().unwrap(), short) {
+        guests.push(tcp);
+    }
+    let place = Place::claimed(|config| config.allow = vec!["127.0.0.0/8".into()]).await;
+    let friend = place.friend(Limits::default()).await;
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        let request = ExitRequest { host: "127.0.0.1".into(), port };
+        waiting.push(friend.open(&request.first_bytes()).await.unwrap());
+    }
+    let begun = async {
+        while ask_streams(&place).await < 50 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(Duration::from_secs(3), "streams to begin", begun).await;
+    drop(waiting);
+    let gone = async {
+        while ask_streams(&place).await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(Duration::from_secs(3), "streams of nobody to end", gone).await;
+}
+
+async fn ask_streams(place: &Place) -> u64 {
+    let Reply::Done(status) = ask::<Status>(&place.visit().await, ControlRequest::Status).await else { panic!() };
+    status.streams
+}
+
+#[tokio::test]
 async fn an_accepted_invite_is_dead_for_the_rest_of_the_world_and_the_owner_is_told() {
     let place = Place::claimed(|_| {}).await;
     let once = Grant { mode: Mode::Once, ..grant(1) };

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -31,6 +32,11 @@ pub(crate) const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 const GROWTH_BUDGET: u64 = 64 * 1024 * 1024;
 /// Unread bytes of a session beyond which its connection is not read any more.
 const UNREAD_LIMIT: usize = 96 * 1024 * 1024;
+/// The same for all sessions of this process together; beyond it each session may hold only a little.
+const UNREAD_BUDGET: usize = 512 * 1024 * 1024;
+const UNREAD_CROWDED: usize = 64 * 1024;
+/// Received and not yet passed on, in all sessions of this process.
+static UNREAD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// Streams that may wait to be accepted, and that may be open at all.
 const MAX_STREAMS: usize = 8192;
 /// Sealed bytes that may wait for the connection.
@@ -129,6 +135,8 @@ pub(crate) struct Shared {
     accept_waker: Option<Waker>,
     driver_waker: Option<Waker>,
     room_waiters: VecDeque<Waker>,
+    /// Whether reading rests until what was read is passed on.
+    resting: bool,
     close_waiters: Vec<Waker>,
     /// Set once: the session is over, with the reason.
     closed: Option<io::ErrorKind>,
@@ -172,6 +180,7 @@ impl Session {
             accept_waker: None,
             driver_waker: None,
             room_waiters: VecDeque::new(),
+            resting: false,
             close_waiters: Vec::new(),
             closed: None,
             unread: 0,
@@ -247,6 +256,12 @@ impl Session {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        UNREAD_IN_ALL.fetch_sub(self.unread, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
     pub(crate) fn check_open(&self) -> io::Result<()> {
         match self.closed {
@@ -301,9 +316,14 @@ impl Shared {
     }
 
     fn wait_for_room(&mut self, cx: &Context<'_>) {
-        if !self.room_waiters.back().is_some_and(|last| last.will_wake(cx.waker())) {
-            self.room_waiters.push_back(cx.waker().clone());
+        if self.room_waiters.back().is_some_and(|last| last.will_wake(cx.waker())) {
+            return;
         }
+        // Tasks that are woken for other reasons come here again and again; more than two entries for each are repetitions.
+        if self.room_waiters.len() > 2 * self.streams.len() + 16 {
+            self.room_waiters.drain(..).for_each(Waker::wake);
+        }
+        self.room_waiters.push_back(cx.waker().clone());
     }
 
     /// Seals one data frame whose payload `fill` writes; nothing is sent if `fill` fails or gives nothing.
@@ -391,11 +411,7 @@ impl Shared {
 
     /// Gives back window for `n` bytes that the application took.
     pub(crate) fn credit(&mut self, id: u32, n: usize) {
-        let over = self.unread > UNREAD_LIMIT;
-        self.unread -= n;
-        if over && self.unread <= UNREAD_LIMIT {
-            self.wake_driver();
-        }
+        self.count_read(n);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if let Some(update) = stream.credit(n as u32, self.rtt, &mut self.growth, GROWTH_BUDGET) {
             self.send_control(false, 0, id, update);
@@ -404,6 +420,27 @@ impl Shared {
                 self.send_ping();
             }
         }
+    }
+
+    fn count_unread(&mut self, n: usize) {
+        self.unread += n;
+        UNREAD_IN_ALL.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn count_read(&mut self, n: usize) {
+        self.unread -= n;
+        UNREAD_IN_ALL.fetch_sub(n, Ordering::Relaxed);
+        if self.resting && !self.has_too_much() {
+            self.resting = false;
+            self.wake_driver();
+        }
+    }
+
+    /// Whether so much waits to be passed on that no more is taken in: a lot for one session, or, when all sessions of
+    /// this process together hold a lot, even a little.
+    fn has_too_much(&self) -> bool {
+        let crowded = UNREAD_IN_ALL.load(Ordering::Relaxed) > UNREAD_BUDGET;
+        self.unread > if crowded { UNREAD_CROWDED } else { UNREAD_LIMIT }
     }
 
     /// Asks for a sign of life, unless one is asked for already.
@@ -435,7 +472,7 @@ impl Shared {
     /// Forgets a stream whose handle is gone, telling the other side if it still thinks otherwise.
     pub(crate) fn forget(&mut self, id: u32) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        self.unread -= stream.unread();
+        self.count_read(stream.unread());
         self.growth -= u64::from(stream.grown());
         if !stream.is_finished() && self.closed.is_none() {
             self.send_control(false, RST, id, 0);
@@ -473,8 +510,9 @@ impl Shared {
         }
         // Frames for a stream that was reset or dropped on this side may still be under way: they are not an error.
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        self.unread += data.len();
-        stream.receive(flags, data, window)
+        stream.receive(flags, data, window)?;
+        self.count_unread(data.len());
+        Ok(())
     }
 
     fn receive_syn(&mut self, id: u32) -> io::Result<()> {
@@ -483,6 +521,10 @@ impl Shared {
             return Err(protocol("a stream number that is taken or not theirs"));
         }
         if self.streams.len() >= MAX_STREAMS {
+            // Refusals pile up only as long as the other side does not read them.
+            if self.control.len() > 2 * MAX_STREAMS {
+                return Err(protocol("more streams than refusals it reads"));
+            }
             self.send_control(false, RST, id, 0);
             return Ok(());
         }
@@ -591,8 +633,15 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.shutting || self.session.lock().unread > UNREAD_LIMIT {
+        if self.shutting {
             return Poll::Pending;
+        }
+        {
+            let mut shared = self.session.lock();
+            shared.resting = shared.has_too_much();
+            if shared.resting {
+                return Poll::Pending;
+            }
         }
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
             if scratch.is_empty() {

@@ -105,7 +105,10 @@ pub async fn relay<M: Meter + ?Sized>(tcp: TcpStream, stream: Stream, meter: &M)
         piece: None,
         traffic: Traffic::default(),
     };
-    let result = std::future::poll_fn(|cx| relay.poll(cx)).await;
+    let result = match relay.wait_for_debts() {
+        Ok(()) => std::future::poll_fn(|cx| relay.poll(cx)).await,
+        Err(error) => Err(error),
+    };
     if result.is_err() {
         // A reset rather than an orderly end.
         let _ = relay.tcp.set_zero_linger();
@@ -114,6 +117,12 @@ pub async fn relay<M: Meter + ?Sized>(tcp: TcpStream, stream: Stream, meter: &M)
 }
 
 impl<M: Meter + ?Sized> Relay<'_, M> {
+    /// What earlier streams took too fast is waited for first, so that a new stream is no way around a rate.
+    fn wait_for_debts(&mut self) -> io::Result<()> {
+        self.inbound.paced(self.meter.sent(0))?;
+        self.outbound.paced(self.meter.received(0))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.outbound.done
             && let Poll::Ready(result) = self.poll_to_tcp(cx)

@@ -214,6 +214,24 @@ impl Stream {
         }
     }
 
+    /// Waits until the stream is broken, while nobody writes to it.
+    pub async fn broken(&mut self) {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.session.lock();
+            if shared.check_open().is_err() {
+                return Poll::Ready(());
+            }
+            match shared.streams.get_mut(&self.id) {
+                Some(stream) if !stream.reset => {
+                    stream.write_waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
     /// Whether the other side has reset the stream or the session is over.
     pub fn is_broken(&self) -> bool {
         let shared = self.session.lock();
