@@ -322,7 +322,7 @@ impl View for Event {
         let seen = |address: &Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         match self {
             Event::Connected { address, node, proxy, attestation } => {
-                format!("Exit: {address}, node {node}\nAttestation: {attestation}\nProxy: socks5h://{proxy} and http://{proxy}")
+                format!("Exit: {address}\nAttestation: {attestation}: {node}\nProxy: socks5h://{proxy} and http://{proxy}")
             }
             Event::Healthy { round_trip_ms } => format!("Health: bytes pass, round trip {round_trip_ms} ms"),
             Event::Unhealthy { message } => format!("Health: {message}"),
@@ -360,7 +360,12 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
     let invite = read(&args.blob)?;
     let free = args.command.is_empty() && !args.browser;
     let request = try_::Request { port: args.port, command: args.command, browser: args.browser, ip_check: args.ip_check };
-    call.block_on(try_::run(&invite, &request, &|news| tell(call, &news, free)))
+    call.block_on(try_::run(&invite, &request, &|news| tell(call, &news, free))).map_err(closed)
+}
+
+/// Ctrl-C is how these commands end.
+fn closed(error: Error) -> Error {
+    if error.code() == Code::Interrupted { Error::new(Code::Interrupted, "Closed; no connection of it is left.") } else { error }
 }
 
 fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
@@ -372,6 +377,7 @@ fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
             None => connect::accept_and_connect(&cx, &read(&args.what)?, args.port, &news).await,
         }
     })
+    .map_err(closed)
 }
 
 /// An exit that was accepted here.

@@ -3,7 +3,7 @@
 use super::Call;
 use super::complete;
 use super::output::{Look, View, count, fields, table, when};
-use crate::config::time;
+use crate::config::{Label, time};
 use crate::error::{Code, Error, Result};
 use crate::ledger::{Entry, Filter, Ledger, Report, verify_file};
 use clap::{Subcommand, ValueHint};
@@ -76,9 +76,10 @@ pub(super) fn run(call: &Call, command: &LedgerCommand) -> Result<()> {
     match command {
         LedgerCommand::Log(args) => log(call, args),
         LedgerCommand::Show(args) => {
-            let entry = open(call)?.show(&args.id)?;
+            let ledger = open(call)?;
+            let entry = ledger.show(&args.id)?;
             call.out.show(&Whole {
-                entry: Line::of(&entry),
+                entry: Line::of(&entry, &ledger),
                 signature: entry.signature.to_string(),
                 bytes: entry.bytes.len(),
                 now: time::now_s(),
@@ -115,10 +116,16 @@ struct Line {
     author: String,
     seq: u64,
     body: Map<String, Value>,
+    /// Whom a grant is for, where the entry does not say it itself.
+    #[serde(skip)]
+    friend: Option<Label>,
 }
 
 impl Line {
-    fn of(entry: &Entry) -> Line {
+    fn of(entry: &Entry, ledger: &Ledger) -> Line {
+        // A later word about a grant carries its id only; a person knows it by the friend's name.
+        let id = entry.span.body.get("id").and_then(|id| id.as_str()).filter(|_| entry.span.kind.starts_with("grant."));
+        let friend = id.and_then(|id| ledger.grant(id).ok()).map(|grant| grant.name);
         let mut body = entry.span.body.clone();
         for name in SECRET_FIELDS {
             if let Some(value) = body.get_mut(name) {
@@ -133,13 +140,16 @@ impl Line {
             author: entry.span.author.to_string(),
             seq: entry.span.seq,
             body,
+            friend,
         }
     }
 
     /// What it is about, in a few words.
     fn subject(&self) -> String {
         let names = ["label", "name", "node", "address", "reason"];
-        let words: Vec<&str> = names.iter().filter_map(|name| self.body.get(*name)?.as_str()).filter(|word| !word.is_empty()).collect();
+        let said = names.iter().filter_map(|name| self.body.get(*name)?.as_str()).filter(|word| !word.is_empty());
+        let mut words: Vec<&str> = self.friend.iter().map(Label::as_str).chain(said).collect();
+        words.dedup();
         words.join(", ")
     }
 }
@@ -148,7 +158,8 @@ impl View for Line {
     fn text(&self, look: &Look) -> String {
         // The beginning of an id is enough for `ledger show`, and can be copied.
         let id = self.id.get(..ID_SHOWN).unwrap_or(&self.id);
-        format!("{}  {id}  {:20} {}", look.dim(time::absolute(self.ms / 1000)), self.kind, self.subject())
+        let line = format!("{}  {id}  {:20} {}", look.dim(time::absolute(self.ms / 1000)), self.kind, self.subject());
+        line.trim_end().to_owned()
     }
 }
 
@@ -169,7 +180,7 @@ fn log(call: &Call, args: &LogArgs) -> Result<()> {
     let filter = Filter { kind: args.kind.clone(), since, limit: args.limit };
     let ledger = open(call)?;
     if !args.follow {
-        return call.out.show(&Lines { entries: ledger.log(&filter)?.iter().map(Line::of).collect() });
+        return call.out.show(&Lines { entries: ledger.log(&filter)?.iter().map(|entry| Line::of(entry, &ledger)).collect() });
     }
     // Following begins before the past is read, so that nothing falls between the two.
     let mut follower = ledger.follow(filter.clone())?;
@@ -178,7 +189,7 @@ fn log(call: &Call, args: &LogArgs) -> Result<()> {
         let mut news = ledger.log(&filter)?;
         loop {
             for entry in news.iter().filter(|entry| entry.pos > shown) {
-                if !call.out.item(&Line::of(entry))? {
+                if !call.out.item(&Line::of(entry, &ledger))? {
                     return Ok(());
                 }
             }

@@ -196,7 +196,7 @@ async fn interrupted() -> Error {
     }
     let [interrupt, terminate, hangup] = &mut streams[..] else { return std::future::pending().await };
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
-    Error::new(Code::Interrupted, "interrupted; everything half made was removed")
+    Error::new(Code::Interrupted, "Interrupted; everything half made was removed.")
 }
 
 /// Answers a shell that asks for completions, else parses, runs and turns the outcome into an exit status.
@@ -220,7 +220,12 @@ pub fn main() -> ExitCode {
 /// The outcome as an exit status; an error is told first.
 fn finish(out: &Output, done: Result<u8>) -> ExitCode {
     ExitCode::from(done.unwrap_or_else(|error| {
-        out.error(&error);
+        // Whoever pressed Ctrl-C wants to know what became of it, not that it was an error.
+        if error.code() == Code::Interrupted && !out.json() {
+            out.say(error.message())
+        } else {
+            out.error(&error)
+        }
         error.code().exit_code()
     }))
 }

@@ -218,7 +218,7 @@ impl Output {
         if matches!(answer.trim(), "y" | "Y" | "yes") {
             Ok(())
         } else {
-            Err(Error::new(Code::Interrupted, "stopped: the answer was no, and nothing was changed"))
+            Err(Error::new(Code::Interrupted, "Stopped: the answer was no, and nothing was changed."))
         }
     }
 

@@ -4,7 +4,7 @@
 //! thread of its own: a full pipe loses lines, it never holds up a guest.
 
 use crate::config::time;
-use crate::encoding::base32;
+use crate::encoding::base64;
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::io::Write;
@@ -117,7 +117,7 @@ impl Line<'_> {
 
     /// Adds the grant in the form that `grant list` shows.
     pub fn grant(self, id: &[u8; 8]) -> Self {
-        self.with("grant", base32(id))
+        self.with("grant", base64(id))
     }
 
     /// Adds where a guest wants to go, only if the owner asked for that.
@@ -162,7 +162,7 @@ mod tests {
             let line: Value = serde_json::from_str(&text).unwrap();
             assert_eq!((&line["event"], &line["reason"]), (&"stream.refused".into(), &"private".into()));
             assert_eq!(text.contains("secret.example"), asked);
-            assert_eq!(line["grant"], base32(&[1; 8]));
+            assert_eq!(line["grant"], base64(&[1; 8]));
         }
     }
 

@@ -11,5 +11,6 @@ mod identity;
 mod luck;
 mod machine;
 mod ndpi;
+mod readme;
 mod story;
 mod web;
