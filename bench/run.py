@@ -252,7 +252,12 @@ class Bench:
 
     def first_byte(self, peer, web):
         """From the start of the program to the first byte of the page."""
-        ask = [self.load_tool, "first", "--target", web.target, "--path", web.SMALL]
+        self.first_byte_by(peer, web, "first_byte")
+        if isinstance(peer, peers.Portdistrict):
+            self.first_byte_by(peer, web, "first_byte_http", "--http")
+
+    def first_byte_by(self, peer, web, metric, *more):
+        ask = [self.load_tool, "first", "--target", web.target, "--path", web.SMALL, *more]
         env = None
         if isinstance(peer, peers.Portdistrict):
             ask = [peer.binary, "--quiet", "exit", "try", peer.invite("ben"), "--", *ask]
@@ -265,7 +270,7 @@ class Bench:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         if done.returncode != 0 or len(lines) < 2:
             raise Unavailable(peers.first_line(done))
-        self.record("first_byte", peer.name, (json.loads(lines[-1])["at_ns"] - int(lines[0])) / 1e6)
+        self.record(metric, peer.name, (json.loads(lines[-1])["at_ns"] - int(lines[0])) / 1e6)
 
     # All of it.
 

@@ -59,6 +59,9 @@ enum Job {
     First {
         #[command(flatten)]
         way: Way,
+        /// Speak HTTP to the proxy instead of SOCKS5
+        #[arg(long)]
+        http: bool,
     },
     /// A port that takes whatever comes and says nothing, until it is killed
     Sink {
@@ -301,12 +304,16 @@ async fn hold(way: &Way, count: usize) -> io::Result<()> {
     tokio::io::stdin().read(&mut end).await.map(|_| ())
 }
 
-fn first(mut way: Way) -> io::Result<Value> {
+fn first(mut way: Way, http: bool) -> io::Result<Value> {
     if let Ok(proxy) = std::env::var("ALL_PROXY") {
         let address = proxy.rsplit('/').next().unwrap_or_default();
         way.proxy = Some(address.parse().map_err(io::Error::other)?);
     }
-    let mut stream = way.open()?;
+    let mut stream = if http { TcpStream::connect(way.first_hop())? } else { way.open()? };
+    if http {
+        // RFC 9112 §3.2.2: to a proxy the whole address is said.
+        way.path = format!("http://{}{}", way.target, way.path);
+    }
     stream.write_all(way.get("close").as_bytes())?;
     stream.read_exact(&mut [0])?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
@@ -335,7 +342,7 @@ fn main() -> io::Result<()> {
         Job::Get { way, count, parallel } => parallel_work(get_at_once(&way, count, parallel))?,
         Job::Bulk { way, repeat, skip, seconds } => bulk(&way, repeat, skip, seconds)?,
         Job::Hold { way, count } => return parallel_work(hold(&way, count))?,
-        Job::First { way } => first(way)?,
+        Job::First { way, http } => first(way, http)?,
         Job::Sink { listen } => return parallel_work(sink(listen))?,
     };
     println!("{done}");
