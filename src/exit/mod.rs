@@ -10,6 +10,7 @@ pub mod grants;
 pub mod guard;
 pub mod health;
 pub mod invite;
+mod known;
 pub mod proxy;
 pub mod try_;
 pub mod tunnel;

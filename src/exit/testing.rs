@@ -124,7 +124,7 @@ async fn one(mut stream: Stream, desk: Arc<Mutex<Desk>>) {
     match TcpStream::connect(("127.0.0.1", request.port)).await {
         Ok(tcp) => {
             stream.write_all(&[ExitReply::Open as u8]).await.unwrap();
-            let _ = relay(tcp, stream, &Unmetered).await;
+            let _ = relay(tcp, stream, &Unmetered, None).await;
         }
         Err(_) => stream.write_all(&[ExitReply::ConnectionRefused as u8]).await.unwrap(),
     }

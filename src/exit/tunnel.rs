@@ -1,12 +1,14 @@
 //! Keeps one session to a node: connects, notices its end, connects again with back-off, and dials streams over it.
 
-use super::proxy::{DialError, Dialer};
+use super::known::Known;
+use super::proxy::{DialError, Dialed, Dialer};
 use super::way::{Failure, Reached, Way};
 use crate::error::{Code, Error, Result};
-use crate::session::Stream;
+use crate::session::Answer;
 use crate::session::messages::{ExitReply, ExitRequest, MAX_HOST};
 use crate::trust::Refusal;
 use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -59,6 +61,7 @@ pub struct Tunnel {
     state: watch::Receiver<State>,
     keeper: tokio::task::JoinHandle<()>,
     denials: Denials,
+    known: Known,
 }
 
 /// What the owner of the exit does not allow, one sentence each, for whoever shows it. Each is told once: a page that asks
@@ -101,7 +104,7 @@ impl Tunnel {
     pub fn keep(way: Way, reached: Reached) -> Arc<Tunnel> {
         let (sender, state) = watch::channel(State::Up(reached.clone()));
         let name = way.name.clone();
-        Arc::new(Tunnel { name, state, keeper: tokio::spawn(keep(way, reached, sender)), denials: Denials::new() })
+        Arc::new(Tunnel { name, state, keeper: tokio::spawn(keep(way, reached, sender)), denials: Denials::new(), known: Known::default() })
     }
 
     /// The state now and later.
@@ -189,13 +192,13 @@ impl Tunnel {
 }
 
 impl Dialer for Tunnel {
-    async fn dial(&self, host: &str, port: u16, early: &[u8]) -> Result<Stream, DialError> {
-        self.open(host, port, early).await.inspect_err(|error| self.denials.add(error))
+    async fn dial(self: &Arc<Self>, host: &str, port: u16, early: &[u8], sure: bool) -> Result<Dialed, DialError> {
+        self.open(host, port, early, sure).await.inspect_err(|error| self.denials.add(error))
     }
 }
 
 impl Tunnel {
-    async fn open(&self, host: &str, port: u16, early: &[u8]) -> Result<Stream, DialError> {
+    async fn open(self: &Arc<Self>, host: &str, port: u16, early: &[u8], sure: bool) -> Result<Dialed, DialError> {
         if host.is_empty() || host.len() > MAX_HOST {
             return Err(self.explain(ExitReply::HostUnreachable, "a name that is empty or has more than 255 characters", port));
         }
@@ -205,15 +208,39 @@ impl Tunnel {
         for _ in 0..2 {
             let reached = self.reached().await?;
             let Ok(mut stream) = reached.session.open(&first).await else { continue };
+            let session = reached.welcome.session_id;
+            if !sure && self.known.has(&session, host, port) {
+                return Ok(Dialed { stream, answer: Some(self.clone().judge_later(session, host.to_owned(), port)) });
+            }
             let reply = match tokio::time::timeout(WAIT_FOR_REPLY, stream.read_u8()).await {
                 Ok(Ok(byte)) => ExitReply::from_byte(byte),
                 Ok(Err(_)) if reached.session.is_closed() => return Err(self.away()),
                 Ok(Err(_)) => ExitReply::Busy,
                 Err(_) => ExitReply::HostUnreachable,
             };
-            return if reply == ExitReply::Open { Ok(stream) } else { Err(self.explain(reply, host, port)) };
+            return self.judge(reply, &session, host, port).map(|()| Dialed { stream, answer: None });
         }
         Err(self.away())
+    }
+
+    /// Remembers what the node answered, and puts a no into words.
+    fn judge(&self, reply: ExitReply, session: &[u8; 16], host: &str, port: u16) -> Result<(), DialError> {
+        if reply == ExitReply::Open {
+            self.known.add(session, host, port);
+            return Ok(());
+        }
+        self.known.remove(host, port);
+        Err(self.explain(reply, host, port))
+    }
+
+    /// The same for an answer that nobody waits for.
+    fn judge_later(self: Arc<Self>, session: [u8; 16], host: String, port: u16) -> Answer {
+        Box::new(move |byte| {
+            self.judge(ExitReply::from_byte(byte), &session, &host, port).map_err(|error| {
+                self.denials.add(&error);
+                io::Error::new(io::ErrorKind::ConnectionReset, error.sentence)
+            })
+        })
     }
 }
 

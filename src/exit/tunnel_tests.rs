@@ -25,10 +25,10 @@ async fn a_request_waits_for_the_node_to_come_back() {
     until(&tunnel, |state| matches!(state, State::Connecting { .. })).await;
     let waiting = tokio::spawn({
         let tunnel = tunnel.clone();
-        async move { tunnel.dial("a.invalid", origin.port(), b"back").await }
+        async move { tunnel.dial("a.invalid", origin.port(), b"back", true).await }
     });
     let again = FakeNode::start_at(address).await;
-    let mut stream = waiting.await.unwrap().unwrap();
+    let mut stream = waiting.await.unwrap().unwrap().stream;
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
@@ -41,7 +41,7 @@ async fn open_streams_fail_when_the_node_dies_and_the_reason_is_told() {
     let node = FakeNode::start().await;
     let tunnel = tunnel(&node).await;
     let origin = origin().await;
-    let mut stream = tunnel.dial("a.invalid", origin.port(), b"").await.unwrap();
+    let mut stream = tunnel.dial("a.invalid", origin.port(), b"", true).await.unwrap().stream;
     node.stop();
     assert!(stream.read_u8().await.is_err());
     until(&tunnel, |state| matches!(state, State::Connecting { attempt: 2.., why: Some(why), .. } if why.contains("nothing listens")))
@@ -57,7 +57,7 @@ async fn a_revoked_friend_is_told_and_not_tried_again() {
     let error = tunnel.follow(|_| ()).await;
     assert_eq!(error.code(), Code::Refused);
     assert!(error.message().contains("exit `home`") && error.message().contains("taken this invite back"), "{error}");
-    let refused = tunnel.dial("a.invalid", 80, b"").await.unwrap_err();
+    let refused = tunnel.dial("a.invalid", 80, b"", true).await.unwrap_err();
     assert_eq!(refused.reply, ExitReply::NotAllowed);
     assert!(refused.sentence.contains("taken this invite back"), "{}", refused.sentence);
 }
@@ -86,7 +86,7 @@ async fn names_that_no_node_can_take_are_refused_here() {
     let node = FakeNode::start().await;
     let tunnel = tunnel(&node).await;
     for bad in [String::new(), "a".repeat(MAX_HOST + 1)] {
-        assert_eq!(tunnel.dial(&bad, 80, b"").await.unwrap_err().reply, ExitReply::HostUnreachable);
+        assert_eq!(tunnel.dial(&bad, 80, b"", true).await.unwrap_err().reply, ExitReply::HostUnreachable);
     }
     assert!(node.desk.lock().unwrap().asked.is_empty());
 }
@@ -108,7 +108,7 @@ async fn what_the_owner_does_not_allow_is_told_once() {
     let asking = async {
         for (host, port) in [("2.reply.test", 80), ("2.reply.test", 80), ("5.reply.test", 80), ("2.reply.test", 81), ("240.reply.test", 80)]
         {
-            tunnel.dial(host, port, b"").await.unwrap_err();
+            tunnel.dial(host, port, b"", true).await.unwrap_err();
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
@@ -121,7 +121,7 @@ async fn what_the_owner_does_not_allow_is_told_once() {
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told[0].contains("does not let guests go to 2.reply.test:80") && told[2].contains("used up"), "{told:?}");
 
-    tunnel.dial("2.reply.test", 82, b"").await.unwrap_err();
+    tunnel.dial("2.reply.test", 82, b"", true).await.unwrap_err();
     let last = std::cell::RefCell::new(0);
     tunnel.last_denials(|_| *last.borrow_mut() += 1);
     assert_eq!(last.into_inner(), 1);

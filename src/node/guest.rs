@@ -117,7 +117,7 @@ impl Guest {
             Err(reply) => return answer(stream, reply).await,
         };
         stream.write_all(&[ExitReply::Open as u8]).await?;
-        let (_, result) = relay(open.tcp, stream, &*self.admitted.meter).await;
+        let (_, result) = relay(open.tcp, stream, &*self.admitted.meter, None).await;
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::QuotaExceeded) {
             self.core.log.event("stream.ended").grant(&self.admitted.grant).with("reason", Refusal::LimitReached.as_str()).write();
         }
@@ -196,7 +196,14 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 }
 
 async fn connect(ip: IpAddr, port: u16) -> Result<TcpStream, ExitReply> {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect((ip.to_canonical(), port))).await {
+    let mut attempt = std::pin::pin!(TcpStream::connect((ip.to_canonical(), port)));
+    // What answers at once needs no timer, which would cost the event loop a round.
+    let connected = tokio::select! {
+        biased;
+        connected = &mut attempt => Ok(connected),
+        () = tokio::task::yield_now() => timeout(CONNECT_TIMEOUT, attempt).await,
+    };
+    match connected {
         Ok(Ok(tcp)) => {
             let _ = tcp.set_nodelay(true);
             Ok(tcp)

@@ -22,7 +22,7 @@ pub use control_client::{ControlClient, owner_hello};
 pub use cover::CoverKey;
 pub use handshake::{AcceptError, Acceptor, ConnectError, Incoming, Request, STEP_TIMEOUT, bootstrap, connect};
 pub use mux::Session;
-pub use relay::{Meter, Pace, Traffic, Unmetered, relay};
+pub use relay::{Answer, Meter, Pace, Traffic, Unmetered, relay};
 pub use replay::ReplayGuard;
 pub use stream::Stream;
 

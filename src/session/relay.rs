@@ -88,20 +88,26 @@ struct Relay<'a, M: ?Sized> {
     meter: &'a M,
     inbound: Direction,
     outbound: Direction,
+    /// Judges the stream's first byte, which is not passed on.
+    answer: Option<Answer>,
     /// A piece of the stream on its way to TCP, and how much of it went.
     piece: Option<(Vec<u8>, usize)>,
     traffic: Traffic,
 }
 
-/// Moves bytes both ways until both have finished. An error on either side ends the other abruptly, so that nobody
+/// Judges a byte that the other end of a stream says before the rest; an error ends the relay.
+pub type Answer = Box<dyn FnOnce(u8) -> io::Result<()> + Send>;
+
+/// Moves bytes both ways until both have finished. The stream's first byte is for `answer`, if there is one. An error on either side ends the other abruptly, so that nobody
 /// takes a broken transfer for a complete one.
-pub async fn relay<M: Meter + ?Sized>(tcp: TcpStream, stream: Stream, meter: &M) -> (Traffic, io::Result<()>) {
+pub async fn relay<M: Meter + ?Sized>(tcp: TcpStream, stream: Stream, meter: &M, answer: Option<Answer>) -> (Traffic, io::Result<()>) {
     let mut relay = Relay {
         tcp,
         stream,
         meter,
         inbound: Direction::default(),
         outbound: Direction::default(),
+        answer,
         piece: None,
         traffic: Traffic::default(),
     };
@@ -121,6 +127,17 @@ impl<M: Meter + ?Sized> Relay<'_, M> {
     fn wait_for_debts(&mut self) -> io::Result<()> {
         self.inbound.paced(self.meter.sent(0))?;
         self.outbound.paced(self.meter.received(0))
+    }
+
+    /// Takes the answer off the first piece; how much of the piece that was.
+    fn judge(&mut self, piece: &[u8]) -> io::Result<usize> {
+        match (self.answer.take(), piece.first()) {
+            (Some(answer), Some(&byte)) => answer(byte).map(|()| 1),
+            (answer, _) => {
+                self.answer = answer;
+                Ok(0)
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -167,7 +184,11 @@ impl<M: Meter + ?Sized> Relay<'_, M> {
             let (piece, sent) = match self.piece.take() {
                 Some(piece) => piece,
                 None => match ready!(self.stream.poll_piece(cx))? {
-                    Some(piece) => (piece, 0),
+                    Some(piece) => {
+                        let judged = self.judge(&piece)?;
+                        (piece, judged)
+                    }
+                    None if self.answer.is_some() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                     None => return Pin::new(&mut self.tcp).poll_shutdown(cx),
                 },
             };

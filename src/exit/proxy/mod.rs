@@ -10,7 +10,7 @@ mod tests;
 
 use crate::error::{Code, Doing, Error, Result};
 use crate::session::messages::ExitReply;
-use crate::session::{Stream, Unmetered, relay};
+use crate::session::{Answer, Stream, Unmetered, relay};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -38,10 +38,24 @@ pub struct DialError {
     pub sentence: String,
 }
 
+/// A stream to a destination.
+pub struct Dialed {
+    /// The stream.
+    pub stream: Stream,
+    /// Judges the node's answer, if that is still to come; `None` if it came and was yes.
+    pub answer: Option<Answer>,
+}
+
+impl std::fmt::Debug for Dialed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dialed({:?}, {})", self.stream, if self.answer.is_some() { "to be answered" } else { "open" })
+    }
+}
+
 /// Opens streams to destinations; names are resolved at the far end.
 pub trait Dialer: Send + Sync + 'static {
-    /// Opens a stream and waits for the node's answer; `early` travels along with the request.
-    fn dial(&self, host: &str, port: u16, early: &[u8]) -> impl Future<Output = Result<Stream, DialError>> + Send;
+    /// Opens a stream; `early` travels along with the request. With `sure` the node's answer is waited for in any case.
+    fn dial(self: &Arc<Self>, host: &str, port: u16, early: &[u8], sure: bool) -> impl Future<Output = Result<Dialed, DialError>> + Send;
 }
 
 /// A listening proxy.
@@ -57,6 +71,8 @@ impl Proxy {
         let listen = || -> io::Result<TcpListener> {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             socket.set_reuseaddr(true)?;
+            // Accepted connections inherit it.
+            socket.set_nodelay(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
@@ -143,19 +159,18 @@ impl Form {
 }
 
 async fn serve<D: Dialer>(tcp: TcpStream, dialer: Arc<D>) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
     // Boxed, so that the task holds only the relay once this is over.
-    match Box::pin(open(tcp, &*dialer)).await? {
-        Some((tcp, stream)) => {
+    match Box::pin(open(tcp, &dialer)).await? {
+        Some((tcp, Dialed { stream, answer })) => {
             drop(dialer);
-            relay(tcp, stream, &Unmetered).await.1
+            relay(tcp, stream, &Unmetered, answer).await.1
         }
         None => Ok(()),
     }
 }
 
 /// Talks to the local program until a stream is open; `None` if it was told why there is none.
-async fn open<D: Dialer>(mut tcp: TcpStream, dialer: &D) -> io::Result<Option<(TcpStream, Stream)>> {
+async fn open<D: Dialer>(mut tcp: TcpStream, dialer: &Arc<D>) -> io::Result<Option<(TcpStream, Dialed)>> {
     let asked = tokio::time::timeout(REQUEST_TIMEOUT, ask(&mut tcp)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let wanted = match asked {
         Asked::For(wanted) => wanted,
@@ -163,12 +178,14 @@ async fn open<D: Dialer>(mut tcp: TcpStream, dialer: &D) -> io::Result<Option<(T
         Asked::Nothing => return Ok(None),
     };
     let (early, later) = wanted.early.split_at(wanted.early.len().min(MAX_EARLY));
-    match dialer.dial(&wanted.host, wanted.port, early).await {
-        Ok(mut stream) => {
-            let answer = wanted.form.granted()?;
-            tcp.write_all(&answer).await?;
-            stream.write_all(later).await?;
-            Ok(Some((tcp, stream)))
+    // Whoever speaks HTTP has sent the request along and loses no time; a refusal can then be put into words.
+    let sure = matches!(wanted.form, Form::Http);
+    match dialer.dial(&wanted.host, wanted.port, early, sure).await {
+        Ok(mut dialed) => {
+            let granted = wanted.form.granted()?;
+            tcp.write_all(&granted).await?;
+            dialed.stream.write_all(later).await?;
+            Ok(Some((tcp, dialed)))
         }
         Err(error) => {
             tracing::info!("{}", error.sentence);

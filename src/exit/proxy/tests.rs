@@ -181,3 +181,35 @@ async fn an_idle_connection_is_small() {
     let size = size_of_val(&serve(tcp, tunnel));
     assert!(size < 1024, "the task of a connection takes {size} bytes");
 }
+
+#[tokio::test]
+async fn a_destination_reached_just_now_is_answered_at_once_and_reset_if_it_has_gone() {
+    let (_node, proxy, _tunnel) = served().await;
+    let origin = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = origin.local_addr().unwrap().port();
+    let greeting = [&socks5(1, "a.invalid", port)[..], b"hello"].concat();
+    // The first connection hears from the node, the second is taken for as good; both carry bytes both ways.
+    for _ in 0..2 {
+        let serve = async {
+            let (mut tcp, _) = origin.accept().await.unwrap();
+            let mut heard = [0; 5];
+            tcp.read_exact(&mut heard).await.unwrap();
+            tcp.write_all(&heard.to_ascii_uppercase()).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(talk(proxy, &greeting), serve);
+        assert!(answer.starts_with(&[5, 0, 5, 0]) && answer.ends_with(b"HELLO"), "{answer:?}");
+    }
+    drop(origin);
+    // Now it is gone: what was promised is broken off, never ended as if it were complete.
+    let mut tcp = TcpStream::connect(proxy).await.unwrap();
+    tcp.write_all(&greeting).await.unwrap();
+    let mut answer = Vec::new();
+    let ended = tcp.read_to_end(&mut answer).await;
+    assert!(answer.starts_with(&[5, 0, 5, 0]) && answer.len() == 12, "{answer:?}");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    // And from then on the truth is told again.
+    assert_eq!(talk(proxy, &greeting).await[..4], [5, 0, 5, 5]);
+    // Over HTTP nothing is gained by haste, and a refusal is a sentence in any case.
+    let answer = talk(proxy, format!("GET http://a.invalid:{port}/ HTTP/1.1\r\n\r\n").as_bytes()).await;
+    assert!(String::from_utf8_lossy(&answer).contains("Nothing listens on a.invalid"), "{answer:?}");
+}
