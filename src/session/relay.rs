@@ -118,6 +118,10 @@ pub async fn relay<M: Meter + ?Sized>(tcp: TcpStream, stream: Stream, meter: &M,
     if result.is_err() {
         // A reset rather than an orderly end.
         let _ = relay.tcp.set_zero_linger();
+    } else {
+        // Both sides have all they want: what is left is tidying up, and whoever has just arrived goes first.
+        tokio::task::yield_now().await;
+        relay.stream.finish();
     }
     (relay.traffic, result)
 }
@@ -163,7 +167,9 @@ impl<M: Meter + ?Sized> Relay<'_, M> {
             let tcp = &self.tcp;
             match ready!(self.stream.poll_send_with(cx, CHUNK, |frame| tcp.try_read(frame))) {
                 Ok(0) => {
-                    self.stream.finish();
+                    if !self.outbound.done {
+                        self.stream.finish();
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Ok(n) => {
@@ -189,6 +195,7 @@ impl<M: Meter + ?Sized> Relay<'_, M> {
                         (piece, judged)
                     }
                     None if self.answer.is_some() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    None if self.inbound.done => return Poll::Ready(Ok(())),
                     None => return Pin::new(&mut self.tcp).poll_shutdown(cx),
                 },
             };
