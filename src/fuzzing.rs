@@ -5,6 +5,11 @@
 
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
+use crate::ledger::Span;
+use crate::session::messages::{
+    Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, ExitRequest, GrantStatus, LogsReply, Message, Offer, PolicyReply, Revoked,
+    Status,
+};
 use crate::token::blob::{self, Type};
 use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
 
@@ -23,9 +28,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "canonical_json", run: canonical_json },
     Target { name: "cbor_map", run: cbor_map },
     Target { name: "grant_decode", run: grant_decode },
+    Target { name: "handshake_payloads", run: handshake_payloads },
+    Target { name: "http_head", run: http_head },
     Target { name: "identity_blob", run: identity_blob },
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "revocation_decode", run: revocation_decode },
+    Target { name: "session_frames", run: session_frames },
+    Target { name: "session_messages", run: session_messages },
+    Target { name: "span_decode", run: span_decode },
 ];
 
 /// What is accepted is the one spelling.
@@ -96,6 +106,50 @@ pub fn invite_blob(data: &[u8]) {
     }
 }
 
+/// What either side of a handshake reads once it is decrypted.
+pub fn handshake_payloads(data: &[u8]) {
+    crate::session::read_handshake_payloads(data);
+}
+
+/// The head of a request to the local proxy.
+pub fn http_head(data: &[u8]) {
+    crate::exit::proxy::read_http_head(data);
+}
+
+/// A frame's plaintext, taken in by a session; what it counts stays in step with what it holds.
+pub fn session_frames(data: &[u8]) {
+    crate::session::take_in_frames(data);
+}
+
+/// What is read is written so that it reads the same. (An empty list and none at all are the same.)
+pub fn session_messages(data: &[u8]) {
+    fn same<T: Message>(data: &[u8]) {
+        if let Ok(message) = T::decode(data) {
+            let bytes = message.encode();
+            assert_eq!(T::decode(&bytes).map(|again| again.encode()), Ok(bytes));
+        }
+    }
+    same::<Challenge>(data);
+    same::<Offer>(data);
+    same::<Claim>(data);
+    same::<ClaimReply>(data);
+    same::<ControlRequest>(data);
+    same::<ExitRequest>(data);
+    same::<Status>(data);
+    same::<GrantStatus>(data);
+    same::<EvidenceReply>(data);
+    same::<LogsReply>(data);
+    same::<PolicyReply>(data);
+    same::<Revoked>(data);
+}
+
+/// What is accepted is the one spelling.
+pub fn span_decode(data: &[u8]) {
+    if let Ok(span) = Span::decode(data) {
+        assert_eq!(span.encode().ok().as_deref(), Some(data));
+    }
+}
+
 fn as_text_and_content(typ: Type, data: &[u8]) -> Vec<String> {
     let content = (data.len() <= blob::MAX_CONTENT).then(|| blob::encode(typ, data));
     std::str::from_utf8(data).ok().map(str::to_owned).into_iter().chain(content).collect()
@@ -148,6 +202,24 @@ mod tests {
             seeds.extend(blob::read_one_of(&Type::ALL, text).map(|(_, content)| content));
             seeds.extend(data_encoding::HEXLOWER.decode(text.as_bytes()));
         }
+        // A stream that opens, speaks, is given window and ends; a ping; a farewell.
+        let frames = [
+            &[0u8, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5][..],
+            b"hello",
+            &[0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0],
+            &[0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7],
+            &[0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        seeds.push(frames[..4].concat());
+        seeds.push(frames.concat());
+        seeds.push(Challenge { nonce: [1; 32] }.encode());
+        seeds.push(ExitRequest { host: "web.example".to_owned(), port: 443 }.encode());
+        seeds.push(ControlRequest::Status.encode());
+        seeds.push(PolicyReply { allow: vec!["10.0.0.0/8".to_owned()] }.encode());
+        seeds.push(Revoked { accepted: 2, closed: 1 }.encode());
+        seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
+        seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }
 

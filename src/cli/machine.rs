@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::complete;
-use super::output::{Look, View, fields, table};
+use super::output::{Look, View, clean, fields, table};
 use super::sight::{Checks, Sight};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
@@ -278,7 +278,7 @@ impl View for Owned {
         fields(&[
             ("machine", look.bold(&self.label)),
             ("node", self.node.clone()),
-            ("version", self.version.clone()),
+            ("version", clean(&self.version)),
             ("seed", self.seed_source.clone()),
             ("attestation", self.attestation.to_owned()),
         ])
@@ -356,7 +356,7 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
     let cx = call.context()?;
     let json = call.out.json();
     let mut sink = |line: &str| {
-        let text = if json { line.to_owned() } else { machine::message_of_log_line(line) };
+        let text = if json { line.to_owned() } else { clean(&machine::message_of_log_line(line)) };
         call.out.raw((text + "\n").as_bytes())
     };
     call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))

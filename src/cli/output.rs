@@ -174,7 +174,7 @@ impl Output {
     /// Says what happened or what to do next, on stderr; silent when quiet and in JSON.
     pub fn say(&self, text: impl Display) {
         if !self.choice.quiet && !self.choice.json {
-            note(&format!("{}\n", self.wrapped(&text.to_string())));
+            note(&format!("{}\n", self.wrapped(&clean(&text.to_string()))));
         }
     }
 
@@ -200,7 +200,7 @@ impl Output {
 
     /// Warns on stderr, also when quiet.
     pub fn warn(&self, text: impl Display) {
-        note(&format!("{}\n", self.wrapped(&format!("{} {text}", self.stderr.warn("warning:")))));
+        note(&format!("{}\n", self.wrapped(&format!("{} {}", self.stderr.warn("warning:"), clean(&text.to_string())))));
     }
 
     /// Asks a question that is answered by `--yes`; without a terminal the error names the flag.
@@ -236,12 +236,12 @@ impl Output {
     /// An error for people. Hints are not wrapped: they are copied.
     fn error_text(&self, error: &Error) -> String {
         let look = self.stderr;
-        let mut text = self.wrapped(&format!("{} {}", look.bad("error:"), error.message())) + "\n";
+        let mut text = self.wrapped(&format!("{} {}", look.bad("error:"), clean(error.message()))) + "\n";
         for cause in error.causes() {
-            text += &format!("  {} {cause}\n", look.dim("cause:"));
+            text += &format!("  {} {}\n", look.dim("cause:"), clean(cause));
         }
         if let Some(hint) = error.hint_text() {
-            text += &format!("  {} {hint}\n", look.good("hint:"));
+            text += &format!("  {} {}\n", look.good("hint:"), clean(hint));
         }
         text
     }
@@ -280,6 +280,11 @@ fn document(view: &impl Serialize, pretty: bool) -> Result<String> {
 /// Text that ends in exactly one line break, or nothing at all.
 fn ended(text: String) -> String {
     if text.is_empty() || text.ends_with('\n') { text } else { text + "\n" }
+}
+
+/// Text that others wrote, such as a node's words, without what could move a terminal's cursor or colour it.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Writes to stderr; nobody can be told when that fails.
@@ -359,6 +364,13 @@ mod tests {
         let text = table(&Look::PLAIN, &["LABEL", "STATE"], &rows);
         assert_eq!(text, "LABEL    STATE\nhome     up\ncottage  down\n");
         assert_eq!(fields(&[("a", "1".to_owned()), ("long", "2".to_owned()), ("no", String::new())]), "a     1\nlong  2\n");
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_move_the_cursor() {
+        let error = Error::new(Code::Refused, "no").because("the node says: \u{1b}[2J\u{9b}31m\rgone");
+        let out = Output { choice: Choice::default(), stdout: Look::PLAIN, stderr: Look::PLAIN, width: None, gone: AtomicBool::new(false) };
+        assert_eq!(out.error_text(&error), "error: no\n  cause: the node says: \u{fffd}[2J\u{fffd}31m\u{fffd}gone\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How machines and findings look, wherever they are shown: `machine …`, `status`, `doctor`.
 
 use super::Call;
-use super::output::{Look, View, count, fields, table, when};
+use super::output::{Look, View, clean, count, fields, table, when};
 use crate::config::{Label, bytes, time};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
@@ -251,7 +251,7 @@ impl View for Sight {
 impl Live {
     fn text(&self, look: &Look, now: u64) -> String {
         let mut text = fields(&[
-            ("version", self.version.clone()),
+            ("version", clean(&self.version)),
             ("started", when(self.started, now)),
             ("sessions", self.sessions.to_string()),
             ("streams", self.streams.to_string()),

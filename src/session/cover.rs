@@ -58,7 +58,7 @@ pub(crate) struct Cover {
 }
 
 impl Cover {
-    fn derive(key: &CoverKey, random: &[u8; RANDOM_LEN]) -> Self {
+    pub(super) fn derive(key: &CoverKey, random: &[u8; RANDOM_LEN]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("portdistrict v1 cover-connection");
         hasher.update(&*key.0).update(random);
         let mut out = Zeroizing::new([0u8; 96]);

@@ -20,8 +20,10 @@ mod tests;
 
 pub use control_client::{ControlClient, owner_hello};
 pub use cover::CoverKey;
+pub(crate) use handshake::read_handshake_payloads;
 pub use handshake::{AcceptError, Acceptor, ConnectError, Incoming, Request, STEP_TIMEOUT, bootstrap, connect};
 pub use mux::Session;
+pub(crate) use mux::take_in_frames;
 pub use relay::{Answer, Meter, Pace, Traffic, Unmetered, relay};
 pub use replay::ReplayGuard;
 pub use stream::Stream;

@@ -9,7 +9,7 @@
 //! One task, the driver, owns the connection. Streams share the state under a lock that is never held across an await.
 
 use super::BoxedIo;
-use super::cover::Cover;
+use super::cover::{Cover, CoverKey};
 use super::frame::{FrameKeys, LENGTH_LEN, MAX_PLAINTEXT, Opener, Sealer, TAG_LEN};
 use super::stream::{Stream, StreamState};
 use std::cell::RefCell;
@@ -550,6 +550,20 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Lets a fresh session take in the plaintext of a frame; for the fuzz target of that name.
+pub(crate) fn take_in_frames(plain: &[u8]) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+    runtime.block_on(async {
+        let (io, _far) = tokio::io::duplex(64);
+        let keys = FrameKeys { to_node: [1; 32].into(), to_client: [2; 32].into() };
+        let session = Session::start(Box::new(io), Cover::derive(&CoverKey::from_bytes([3; 32]), &[4; 32]), &keys, false, None);
+        let mut shared = session.lock();
+        let _ = shared.receive(plain);
+        let held: usize = shared.streams.values().map(StreamState::unread).sum();
+        assert_eq!(shared.unread, held);
+    });
 }
 
 /// Owns the connection: writes what is sealed, reads and opens what comes.

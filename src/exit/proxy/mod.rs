@@ -58,6 +58,13 @@ pub trait Dialer: Send + Sync + 'static {
     fn dial(self: &Arc<Self>, host: &str, port: u16, early: &[u8], sure: bool) -> impl Future<Output = Result<Dialed, DialError>> + Send;
 }
 
+/// Reads the head of an HTTP request; for the fuzz target of that name.
+pub(crate) fn read_http_head(data: &[u8]) {
+    if let Ok(Some(wanted)) = http::parse(data) {
+        assert!(!wanted.host.is_empty());
+    }
+}
+
 /// A listening proxy.
 #[derive(Debug)]
 pub struct Proxy {
