@@ -4,6 +4,7 @@ use super::Call;
 use crate::error::{Code, Error, Result};
 use crate::node;
 use clap::{Subcommand, ValueHint};
+use std::io::Read;
 use std::path::PathBuf;
 
 /// What exit machines run
@@ -21,8 +22,8 @@ pub(super) struct RunArgs {
     /// Configuration of the node
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: PathBuf,
-    /// Leave the terminal's session, so that closing it does not end the node
-    #[arg(long)]
+    /// Leave the terminal's session, then wait for a byte on standard input; its end instead ends the node
+    #[arg(long, hide = true)]
     detach: bool,
 }
 
@@ -32,6 +33,10 @@ pub(super) fn run(call: &Call, command: &NodeCommand) -> Result<()> {
     if args.detach {
         rustix::process::setsid()
             .map_err(|e| Error::new(Code::Failed, "cannot leave the terminal's session").cause(e).hint("start it without --detach"))?;
+        // Whoever starts it writes down which process it is first. If that is cut short, nobody would ever find this one.
+        if std::io::stdin().read_exact(&mut [0]).is_err() {
+            return Ok(());
+        }
     }
     node::run(&args.config, |ready| {
         // Nobody may be listening any more; the node serves all the same.

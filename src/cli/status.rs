@@ -85,7 +85,11 @@ fn gather(cx: &Context, identity: Who, machines: Vec<Sight>) -> Result<Status> {
     let ledger = cx.ledger()?;
     let grants: Vec<Lent> = ledger.grants()?.iter().filter(|grant| grant.is_live(now)).map(|grant| Lent::of(grant, &machines)).collect();
     let exits: Vec<Borrowed> = ledger.exits()?.into_iter().map(|exit| Borrowed::of(exit, now)).collect();
-    let attention = attention(&machines, &grants, &exits, now);
+    let mut attention = attention(&machines, &grants, &exits, now);
+    for label in machine::leftovers(cx)? {
+        let what = format!("files of a machine {label} were left by a deploy that was cut off");
+        attention.insert(0, Attention::new(what, format!("portdistrict machine destroy {label} --yes")));
+    }
     Ok(Status { identity, machines, grants, exits, attention, now })
 }
 

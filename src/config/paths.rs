@@ -98,7 +98,12 @@ impl Paths {
 
     /// The state folder of one machine.
     pub fn machine_dir(&self, label: &Label) -> PathBuf {
-        self.state.join("machines").join(label.as_str())
+        self.machines_dir().join(label.as_str())
+    }
+
+    /// The folder with one folder for each machine.
+    pub fn machines_dir(&self) -> PathBuf {
+        self.state.join("machines")
     }
 
     /// The settings file.

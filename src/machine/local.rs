@@ -10,6 +10,7 @@ use crate::error::{Code, Doing, Error, Result};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -281,13 +282,18 @@ fn spawn(site: &Site) -> Result<Child> {
     let log = append(&files.log)?;
     let mut command = Command::new(program()?);
     command.args(["node", "run", "--detach", "--config"]).arg(&files.config);
-    command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(out).stderr(log);
+    command.env_clear().current_dir("/").stdin(Stdio::piped()).stdout(out).stderr(log);
     if let Some(filter) = std::env::var_os("RUST_LOG") {
         command.env("RUST_LOG", filter);
     }
     let mut child = command.spawn().doing("start", command.get_program().display())?;
     let saved = Process::of(child.id()).and_then(|process| process.save(&files.process));
-    saved.inspect_err(|_| {
+    // Only now may it begin: were this program killed before, the node could not be found again.
+    let begun = saved.and_then(|()| match child.stdin.take() {
+        Some(mut stdin) => stdin.write_all(b"\n").doing("start", "the node"),
+        None => Ok(()),
+    });
+    begun.inspect_err(|_| {
         let _ = child.kill();
         let _ = child.wait();
     })?;

@@ -230,6 +230,16 @@ pub async fn look_at_all(cx: &Context) -> Result<Vec<Seen>> {
     Ok(seen.into_iter().flatten().collect())
 }
 
+/// Labels of which there are files but no record: a deploy was killed half way.
+pub fn leftovers(cx: &Context) -> Result<Vec<Label>> {
+    let known = cx.ledger()?.machines()?;
+    let Ok(folder) = std::fs::read_dir(cx.paths().machines_dir()) else { return Ok(Vec::new()) };
+    let labels = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut left: Vec<Label> = labels.filter(|label| !known.iter().any(|machine| machine.label == *label)).collect();
+    left.sort();
+    Ok(left)
+}
+
 /// Passes on a machine's log.
 pub async fn logs(cx: &Context, label: &Label, lines: usize, follow: bool, sink: LineSink<'_>) -> Result<()> {
     let machine = cx.ledger()?.machine(label)?;

@@ -77,7 +77,7 @@ fn a_command_killed_at_any_moment_loses_nothing_that_it_said() {
     let mut said = Vec::new();
     for moment in 0..60 {
         let mut child = home.command(["exit", "invite", "--node", "home", "--for", &format!("friend-{moment}"), "--json"]).spawn().unwrap();
-        std::thread::sleep(usual * moment / 50);
+        std::thread::sleep(usual * moment / 30);
         let _ = child.kill();
         let out = child.wait_with_output().unwrap();
         // Half a document acknowledges nothing.

@@ -115,6 +115,35 @@ fn a_failed_deploy_leaves_nothing() {
 }
 
 #[test]
+fn a_deploy_killed_at_any_moment_leaves_no_process_that_destroy_does_not_end() {
+    let operator = Operator::new();
+    let home = &operator.0;
+    let config = home.path().join("state/machines/home/node.toml");
+    let nodes = || {
+        let of_this_home = |entry: &std::fs::DirEntry| {
+            std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line.contains(config.to_str().unwrap()))
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().filter(of_this_home).count()
+    };
+    for moment in 0..25 {
+        let mut child = home.command("machine deploy --on local --label home --listen 127.0.0.1".split(' ')).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment));
+        let _ = child.kill();
+        let _ = child.wait();
+        if home.path().join("state/machines/home").exists() {
+            let status = home.line("status").ok();
+            assert!(status.contains("machine destroy home") || status.contains("machine claim home"), "{status}");
+            let _ = home.line("machine destroy home --yes").ok();
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while nodes() > 0 {
+            assert!(Instant::now() < deadline, "after {moment} ms a node lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
 fn a_dry_run_changes_nothing() {
     let operator = Operator::new();
     let would = operator.0.line("machine deploy --on local --label home --dry-run --json").json();
