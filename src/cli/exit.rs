@@ -11,7 +11,7 @@ use crate::exit::try_::{self, News};
 use crate::exit::tunnel::{Change, State};
 use crate::exit::{accept, connect, health, invite};
 use crate::ledger::Exit;
-use crate::token::{Invite, Limits, Mode};
+use crate::token::{Invite, Limits, Mode, SignedGrant};
 use clap::{Subcommand, ValueEnum, ValueHint};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -252,6 +252,13 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
         return call.out.show(&super::machine::Steps { would: vec![would] });
     }
+    let others = cx.ledger()?.grants_for(&request.name)?.into_iter().filter(|grant| grant.is_live(cx.now())).count();
+    if others > 1 {
+        call.out.say(format!(
+            "{} has {} valid invites now; `portdistrict grant list` shows them, and `grant revoke ID` takes back one.",
+            request.name, others
+        ));
+    }
     if made.is_only_for_here() {
         call.out.say("Only somebody on this computer can use it; for others give --address HOST:PORT.");
     }
@@ -357,10 +364,38 @@ fn tell(call: &Call, news: &News<'_>, stdout_is_free: bool) {
 }
 
 fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
+    if let Some(name) = args.blob.as_label() {
+        return Err(Error::new(Code::Usage, format!("`{name}` is no invite"))
+            .hint(format!("if it is an exit that you accepted: portdistrict exit connect {name}")));
+    }
     let invite = read(&args.blob)?;
+    // The node could not tell its owner from a thief who found the text.
+    if let Some(exit) = accepted_here(call, &invite) {
+        return Err(Error::new(
+            Code::Exists,
+            format!("this invite was accepted here, as exit `{}`; its text is of no more use", exit.name),
+        )
+        .hint(format!("portdistrict exit connect {}", exit.name)));
+    }
     let free = args.command.is_empty() && !args.browser;
     let request = try_::Request { port: args.port, command: args.command, browser: args.browser, ip_check: args.ip_check };
     call.block_on(try_::run(&invite, &request, &|news| tell(call, &news, free))).map_err(closed)
+}
+
+/// The exit that this home has from the same invite, if any. Looking needs no key and makes nothing.
+fn accepted_here(call: &Call, invite: &Invite) -> Option<Exit> {
+    let exits = call.context().ok()?.ledger_read_only().ok()?.exits().ok()?;
+    let id = invite.grant.grant().id;
+    exits.into_iter().find(|exit| SignedGrant::decode(&exit.signed).is_ok_and(|signed| signed.grant().id == id))
+}
+
+/// A friend without a home needs an invite, not `init`.
+fn for_friends(error: Error) -> Error {
+    if error.hint_text() == Some("portdistrict init") {
+        Error::new(Code::Precondition, "no exit was accepted here yet").hint("with an invite: portdistrict exit accept BLOB")
+    } else {
+        error
+    }
 }
 
 /// Ctrl-C is how these commands end.
@@ -373,7 +408,9 @@ fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
     call.block_on(async {
         let news = |news: News<'_>| tell(call, &news, true);
         match args.what.as_label() {
-            Some(name) => connect::connect(&cx, &cx.ledger()?.exit(&name)?, || connect::listen(args.port), &news).await,
+            Some(name) => {
+                connect::connect(&cx, &cx.ledger().map_err(for_friends)?.exit(&name)?, || connect::listen(args.port), &news).await
+            }
             None => connect::accept_and_connect(&cx, &read(&args.what)?, args.port, &news).await,
         }
     })
@@ -462,7 +499,7 @@ impl View for Exits {
 }
 
 fn list(call: &Call) -> Result<()> {
-    let exits = call.context()?.ledger_read_only()?.exits()?;
+    let exits = call.context()?.ledger_read_only().map_err(for_friends)?.exits()?;
     if exits.is_empty() {
         call.out.say("No exit was accepted here yet. With an invite: portdistrict exit accept BLOB");
     }
@@ -470,7 +507,7 @@ fn list(call: &Call) -> Result<()> {
 }
 
 fn show(call: &Call, name: &Label) -> Result<()> {
-    let exit = call.context()?.ledger_read_only()?.exit(name)?;
+    let exit = call.context()?.ledger_read_only().map_err(for_friends)?.exit(name)?;
     call.out.show(&Accepted::of(exit, call)?)
 }
 
@@ -488,7 +525,7 @@ impl View for Forgotten {
 
 fn forget(call: &Call, name: &Label) -> Result<()> {
     let cx = call.context()?;
-    cx.ledger()?.exit(name)?;
+    cx.ledger().map_err(for_friends)?.exit(name)?;
     call.out.confirm(&format!("Forget `{name}`? A new invite is needed to use it again."))?;
     accept::forget(&cx, name)?;
     call.out.show(&Forgotten { forgotten: name.clone() })

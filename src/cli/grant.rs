@@ -166,7 +166,16 @@ fn list(call: &Call, all: bool) -> Result<()> {
     if rows.is_empty() {
         call.out.say("Nobody may use your exits. Invite a friend: portdistrict exit invite --node LABEL --for NAME");
     }
-    call.out.show(&Grants { grants: rows.into_iter().map(|row| Shown::of(row, Vec::new(), now)).collect() })
+    let machines = cx.ledger_read_only()?.machines()?;
+    let shown = rows.into_iter().map(|row| {
+        let gone = row.node.as_ref().is_some_and(|node| machines.iter().all(|machine| machine.label != *node));
+        let mut shown = Shown::of(row, Vec::new(), now);
+        if gone && shown.state == "valid" {
+            shown.state = "machine gone";
+        }
+        shown
+    });
+    call.out.show(&Grants { grants: shown.collect() })
 }
 
 fn show(call: &Call, name: &str) -> Result<()> {

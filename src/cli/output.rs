@@ -209,8 +209,7 @@ impl Output {
             return Ok(());
         }
         if self.choice.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Error::new(Code::Usage, format!("{question} needs an answer, and nobody is there to give it"))
-                .hint("add --yes to the command"));
+            return Err(Error::new(Code::Usage, format!("nobody is there to answer: {question}")).hint("add --yes to the command"));
         }
         note(&format!("{question} [y/N] "));
         let mut answer = String::new();

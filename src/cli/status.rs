@@ -13,7 +13,7 @@ use crate::machine;
 use serde::Serialize;
 
 /// Grants and exits that end sooner than this are worth a word.
-const SOON: u64 = 24 * 60 * 60;
+const SOON: u64 = 2 * 60 * 60;
 
 /// Show what you have, who uses it, and what needs attention
 #[derive(clap::Args)]
@@ -83,7 +83,11 @@ pub(super) fn run(call: &Call) -> Result<()> {
 fn gather(cx: &Context, identity: Who, machines: Vec<Sight>) -> Result<Status> {
     let now = cx.now();
     let ledger = cx.ledger()?;
-    let grants: Vec<Lent> = ledger.grants()?.iter().filter(|grant| grant.is_live(now)).map(|grant| Lent::of(grant, &machines)).collect();
+    // What was lent on a machine that is gone cannot be used any more.
+    let usable = |grant: &&GrantRow| {
+        grant.is_live(now) && grant.node.as_ref().is_none_or(|node| machines.iter().any(|machine| machine.label == *node))
+    };
+    let grants: Vec<Lent> = ledger.grants()?.iter().filter(usable).map(|grant| Lent::of(grant, &machines)).collect();
     let exits: Vec<Borrowed> = ledger.exits()?.into_iter().map(|exit| Borrowed::of(exit, now)).collect();
     let mut attention = attention(&machines, &grants, &exits, now);
     for label in machine::leftovers(cx)? {
@@ -121,7 +125,7 @@ fn attention(machines: &[Sight], grants: &[Lent], exits: &[Borrowed], now: u64) 
     let mut found = Vec::new();
     for grant in grants.iter().filter(|grant| grant.reuse > 0) {
         let what = format!("{}'s link was tried again from elsewhere, {}", grant.name, super::sight::times(grant.reuse));
-        found.push(Attention::new(what, format!("portdistrict grant show {}", grant.name)));
+        found.push(Attention::new(what, format!("portdistrict grant show {}", grant.id)));
     }
     for machine in machines {
         let label = &machine.label;
@@ -199,7 +203,7 @@ mod tests {
         let exit = |expires| Borrowed { name: "bert".parse().unwrap(), addresses: Vec::new(), expires, expired: expires <= 1000 };
         let found = attention(&[], &[lent], &[exit(1000), exit(1001), exit(1000 + SOON)], 1000);
         let commands: Vec<_> = found.iter().map(|a| a.command.as_str()).collect();
-        assert_eq!(commands, ["portdistrict grant show anna", "portdistrict exit forget bert", "portdistrict exit show bert"]);
+        assert_eq!(commands, ["portdistrict grant show x", "portdistrict exit forget bert", "portdistrict exit show bert"]);
         assert_eq!(found[0].what, "anna's link was tried again from elsewhere, 3 times");
     }
 }

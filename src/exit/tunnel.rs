@@ -177,7 +177,7 @@ impl Tunnel {
         let sentence = match reply {
             ExitReply::NotAllowed => {
                 format!(
-                    "Exit `{name}` does not let guests go to {host}:{port}. Its owner can allow it: portdistrict machine deploy … --allow {host}:{port}"
+                    "Exit `{name}` does not let guests go to {host}:{port}. Only its owner can allow it, by deploying a machine with --allow {host}:{port}"
                 )
             }
             ExitReply::NetworkUnreachable => format!("Exit `{name}` has no route to {host}."),

@@ -57,7 +57,7 @@ impl Type {
     /// The command that takes it.
     fn command(self) -> &'static str {
         match self {
-            Type::Identity => "portdistrict identity import",
+            Type::Identity => "portdistrict identity verify",
             Type::Invite => "portdistrict exit try",
             Type::Grant => "portdistrict exit accept",
         }

@@ -137,11 +137,15 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// A random id for a new grant.
+    /// A random id for a new grant. As text it never begins with `-`, which a command line takes for an option.
     pub fn random_id() -> [u8; 8] {
-        let mut id = [0; 8];
-        getrandom::fill(&mut id).expect("the system gives random bytes");
-        id
+        loop {
+            let mut id = [0; 8];
+            getrandom::fill(&mut id).expect("the system gives random bytes");
+            if !crate::encoding::base64(&id).starts_with('-') {
+                return id;
+            }
+        }
     }
 
     /// Whether it has a field that narrows it in a way this version cannot enforce. Unknown fields count: admitting

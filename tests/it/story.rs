@@ -226,7 +226,7 @@ fn a_revocation_ends_open_streams_within_a_second_and_outlives_a_restart() {
     let ran = friend.run(["exit", "connect", "home"]);
     assert_eq!(ran.status, Some(4), "{ran}");
     assert!(ran.stderr.contains("revoked"), "{ran}");
-    let ran = try_curl(&friend, &invite, &web.url("/"));
+    let ran = try_curl(&Home::new(), &invite, &web.url("/"));
     assert_eq!(ran.status, Some(4), "{ran}");
 }
 
@@ -360,4 +360,26 @@ fn a_node_that_dies_in_mid_transfer_is_an_error_and_its_return_is_noticed() {
         }
         assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&out.stderr));
     }
+}
+
+#[test]
+fn the_friend_who_accepted_is_sent_to_the_exit_and_raises_no_alarm() {
+    let operator = Operator::with(&[]);
+    let invite = operator.invite("anna", "");
+    let friend = Home::new();
+    friend.run(["exit", "accept", &invite]).ok();
+    let stderr = friend.run(["exit", "try", &invite, "--", "true"]).fails(1);
+    assert!(stderr.contains("hint: portdistrict exit connect home"), "{stderr}");
+    assert!(operator.home.line("status").ok().contains("Nothing needs attention"));
+    let stderr = friend.line("exit try home -- true").fails(2);
+    assert!(stderr.contains("hint:") && stderr.contains("exit connect home"), "{stderr}");
+    // Who has nothing yet is told how to begin as a friend, not as an operator.
+    let stderr = Home::new().line("exit connect home").fails(6);
+    assert!(stderr.contains("portdistrict exit accept"), "{stderr}");
+    // A second invite for the same friend is said to be one, and what was lent on a machine that is gone shows as gone.
+    let ran = operator.home.line("exit invite --node home --for anna");
+    assert!(ran.stderr.contains("2 valid invites"), "{ran}");
+    operator.home.line("machine destroy home --yes").ok();
+    assert!(operator.home.line("grant list").ok().contains("machine gone"));
+    assert!(!operator.home.line("status").ok().contains("exits lent"));
 }
