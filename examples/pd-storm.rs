@@ -5,7 +5,7 @@
 use clap::{Parser, Subcommand};
 use portdistrict::config::time::now_s;
 use portdistrict::session::{Hello, Session, connect};
-use portdistrict::token::{Invite, Transport};
+use portdistrict::token::Invite;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ struct Target {
 impl Target {
     fn of(blob: &str) -> Target {
         let invite = Invite::from_blob(blob).expect("a readable invite");
-        let Transport::Direct { addresses } = &invite.transport;
+        let addresses = &invite.transport.addresses;
         let secret = *invite.secret.as_ref().expect("an invite that is not sealed").subject_secret();
         let hello = Hello { grant: invite.grant.encode(), bind: None, version: "bench".to_owned() };
         Target { address: addresses[0].parse().expect("an address with a port"), node: invite.node, secret, hello }

@@ -19,4 +19,5 @@ pub mod progress;
 pub mod resolve;
 pub mod session;
 pub mod token;
+pub mod tor;
 pub mod trust;

@@ -26,13 +26,14 @@ pub(super) struct DoctorArgs {}
 pub(super) fn run(call: &Call) -> Result<()> {
     let cx = call.context()?;
     let mut checks = home(&cx);
+    checks.push(of("tor", call.tor_settings(&cx).and_then(|settings| settings.check().map(|()| settings)).map(|settings| tor(&settings))));
     checks.extend(call.block_on(machine::doctor(&cx, Kind::Local, None))?);
     let machines = cx.ledger_read_only().and_then(|ledger| ledger.machines()).unwrap_or_default();
     for machine in machines {
         let label = machine.label;
         let found = call.block_on(machine::doctor(&cx, Kind::Local, Some(&label)))?;
         // The provider's own needs were checked above, once.
-        let own = found.into_iter().filter(|check| matches!(check.name.as_str(), "folder" | "process" | "clock" | "control"));
+        let own = found.into_iter().filter(|check| matches!(check.name.as_str(), "folder" | "process" | "clock" | "control" | "onion"));
         checks.extend(own.map(|check| Check { name: format!("{label}: {}", check.name), ..check }));
     }
     Checks::new(checks).show(call)
@@ -64,6 +65,15 @@ fn home(cx: &Context) -> Vec<Check> {
 
 fn of(name: &str, result: Result<String>) -> Check {
     result.map_or_else(|error| Check::failed(name, &error), |detail| Check::pass(name, detail))
+}
+
+/// Which settings Tor would be started with.
+fn tor(settings: &crate::tor::Settings) -> String {
+    let file = settings.file.as_ref().map_or_else(|| "its own settings".to_owned(), |file| format!("settings from {}", file.display()));
+    match settings.bridges.len() {
+        0 => format!("{file}, no bridges"),
+        n => format!("{file}, {}", super::output::count(n, "bridge")),
+    }
 }
 
 fn folders(paths: &Paths) -> Check {

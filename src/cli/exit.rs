@@ -7,8 +7,9 @@ use super::output::{Look, View, fields, table, when};
 use crate::config::{Label, parse_bytes, parse_rate, time};
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
+use crate::exit::invite::Transports;
 use crate::exit::try_::{self, News};
-use crate::exit::tunnel::{Change, State};
+use crate::exit::tunnel::{Change, MAX_CIRCUITS, State};
 use crate::exit::{accept, connect, health, invite};
 use crate::ledger::Exit;
 use crate::token::{Invite, Limits, Mode, SignedGrant};
@@ -52,6 +53,28 @@ impl From<ModeArg> for Mode {
     }
 }
 
+/// By which ways a friend may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TransportArg {
+    /// TCP to the machine's address
+    Direct,
+    /// Its onion service
+    Tor,
+    /// TCP, and the onion service where that fails
+    #[value(name = "direct,tor")]
+    DirectAndTor,
+}
+
+impl From<TransportArg> for Transports {
+    fn from(arg: TransportArg) -> Transports {
+        match arg {
+            TransportArg::Direct => Transports::Direct,
+            TransportArg::Tor => Transports::Tor,
+            TransportArg::DirectAndTor => Transports::DirectAndTor,
+        }
+    }
+}
+
 /// Make an invite that a friend can paste
 ///
 /// It works once and lasts a day unless --mode and --lifetime say otherwise. Whoever has the text can use it until it is accepted,
@@ -91,6 +114,12 @@ pub(super) struct InviteArgs {
     /// Where the friend reaches the machine, if that differs from what is recorded; may be given several times
     #[arg(long, value_name = "HOST:PORT", value_parser = super::machine::address, value_hint = ValueHint::Hostname)]
     address: Vec<String>,
+    /// Ways by which the friend may come: direct, tor, or direct,tor to try both; tor for an onion service unless given
+    #[arg(long, value_name = "WAYS", value_enum)]
+    transport: Option<TransportArg>,
+    /// Let only holders of a key find the onion service; the key is in the invite, and the machine learns it now
+    #[arg(long)]
+    restricted: bool,
     /// Print a QR code too
     #[arg(long)]
     qr: bool,
@@ -120,6 +149,9 @@ pub(super) struct TryArgs {
     /// Port of the local proxy; a free one unless given
     #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true, value_hint = ValueHint::Other)]
     port: u16,
+    /// Sessions kept beside each other, each over Tor circuits of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1, hide_default_value = true, value_parser = circuits(), value_hint = ValueHint::Other)]
+    circuits: u8,
     /// Command to run through the exit
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
@@ -138,6 +170,14 @@ pub(super) struct ConnectArgs {
     /// Port of the local proxy
     #[arg(long, value_name = "PORT", default_value_t = connect::DEFAULT_PORT, value_hint = ValueHint::Other)]
     port: u16,
+    /// Sessions kept beside each other, each over Tor circuits of its own: more speed, and no wait when one is lost
+    #[arg(long, value_name = "COUNT", default_value_t = 1, hide_default_value = true, value_parser = circuits(), value_hint = ValueHint::Other)]
+    circuits: u8,
+}
+
+/// How many sessions may be asked for.
+fn circuits() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::try_from(MAX_CIRCUITS).unwrap_or(i64::MAX))
 }
 
 /// Accept an invite, so that this device owns it
@@ -209,6 +249,7 @@ struct Made {
     friend: Label,
     node: Label,
     mode: &'static str,
+    transport: &'static str,
     expires: u64,
     /// The text of the QR code.
     qr: String,
@@ -246,8 +287,10 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         limits,
         egress: args.egress,
         addresses: args.address,
+        transports: args.transport.map(Transports::from),
+        restricted: args.restricted,
     };
-    let made = invite::invite(&cx, &request, args.dry_run)?;
+    let made = call.block_on(invite::invite(&cx, &request, args.dry_run))?;
     if args.dry_run {
         let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
         return call.out.show(&super::machine::Steps { would: vec![would] });
@@ -280,6 +323,7 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         friend: request.name.clone(),
         node: request.node,
         mode: mode.as_str(),
+        transport: made.transport.as_str(),
         expires: made.expires,
         qr: made.qr,
         drawn,
@@ -293,14 +337,15 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event {
-    Connected { address: SocketAddr, node: String, proxy: SocketAddr, attestation: &'static str },
+    Retry { wait_s: u64, message: String },
+    Connected { via: &'static str, address: String, node: String, proxy: SocketAddr, attestation: &'static str },
     Healthy { round_trip_ms: u64 },
     Unhealthy { message: String },
     Outside { direct: Option<IpAddr>, tunnelled: Option<IpAddr> },
     OutsideUnknown { message: String },
     Denied { message: String },
     Reconnecting { wait_s: u64, why: Option<String> },
-    Reconnected { address: SocketAddr },
+    Reconnected { via: &'static str, address: String },
 }
 
 const ATTESTATION: &str = "none, key pinned on first use";
@@ -308,16 +353,26 @@ const ATTESTATION: &str = "none, key pinned on first use";
 impl Event {
     fn of(news: &News<'_>) -> Option<Event> {
         Some(match news {
-            News::Connected { reached, node, proxy } => {
-                Event::Connected { address: reached.address, node: node_id(node), proxy: *proxy, attestation: ATTESTATION }
+            News::Retry { wait, error } => {
+                let why = error.causes().first().map_or(error.message(), String::as_str);
+                Event::Retry { wait_s: *wait, message: why.to_owned() }
             }
+            News::Connected { reached, node, proxy } => Event::Connected {
+                via: reached.via.as_str(),
+                address: reached.via.address(),
+                node: node_id(node),
+                proxy: *proxy,
+                attestation: ATTESTATION,
+            },
             News::Health(Ok(time)) => Event::Healthy { round_trip_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) },
             News::Health(Err(error)) => Event::Unhealthy { message: error.message().to_owned() },
             News::Outside(Ok(seen)) => Event::Outside { direct: seen.direct, tunnelled: seen.tunnelled },
             News::Outside(Err(error)) => Event::OutsideUnknown { message: error.message().to_owned() },
             News::Changed(Change::Denied(sentence)) => Event::Denied { message: (*sentence).to_owned() },
             News::Changed(Change::State(State::Connecting { wait, why, .. })) => Event::Reconnecting { wait_s: *wait, why: why.clone() },
-            News::Changed(Change::State(State::Up(reached))) => Event::Reconnected { address: reached.address },
+            News::Changed(Change::State(State::Up(reached))) => {
+                Event::Reconnected { via: reached.via.as_str(), address: reached.via.address() }
+            }
             // The error that follows says it.
             News::Changed(Change::State(State::Refused(_))) => return None,
         })
@@ -328,8 +383,9 @@ impl View for Event {
     fn text(&self, _: &Look) -> String {
         let seen = |address: &Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         match self {
-            Event::Connected { address, node, proxy, attestation } => {
-                format!("Exit: {address}\nAttestation: {attestation}: {node}\nProxy: socks5h://{proxy} and http://{proxy}")
+            Event::Retry { wait_s, message } => format!("Not reached: {message}; trying again in {wait_s} s"),
+            Event::Connected { via, address, node, proxy, attestation } => {
+                format!("Exit: {}\nAttestation: {attestation}: {node}\nProxy: socks5h://{proxy} and http://{proxy}", place(via, address))
             }
             Event::Healthy { round_trip_ms } => format!("Health: bytes pass, round trip {round_trip_ms} ms"),
             Event::Unhealthy { message } => format!("Health: {message}"),
@@ -340,9 +396,14 @@ impl View for Event {
                 let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
                 format!("The exit is gone{why}; trying again in {wait_s} s")
             }
-            Event::Reconnected { address } => format!("Connected again: {address}"),
+            Event::Reconnected { via, address } => format!("Connected again: {}", place(via, address)),
         }
     }
+}
+
+/// Where an exit was reached, and by which way.
+fn place(via: &str, address: &str) -> String {
+    if via == "tor" { format!("{address}, over Tor") } else { address.to_owned() }
 }
 
 /// Tells the news: to a person on stderr, to a program as lines on stdout, unless a command writes there.
@@ -378,8 +439,20 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
         .hint(format!("portdistrict exit connect {}", exit.name)));
     }
     let free = args.command.is_empty() && !args.browser;
-    let request = try_::Request { port: args.port, command: args.command, browser: args.browser, ip_check: args.ip_check };
-    call.block_on(try_::run(&invite, &request, &|news| tell(call, &news, free))).map_err(closed)
+    let request = try_::Request {
+        port: args.port,
+        command: args.command,
+        circuits: usize::from(args.circuits),
+        browser: args.browser,
+        ip_check: args.ip_check,
+    };
+    // A friend may have no home at all; then there are no settings either.
+    let settings = match (invite.transport.onion, call.context()) {
+        (Some(_), Ok(cx)) => call.tor_settings(&cx)?,
+        _ => call.tor_settings_by_flag(),
+    };
+    let progress = call.out.progress();
+    call.block_on(try_::run(&invite, &request, settings, &*progress, &|news| tell(call, &news, free))).map_err(closed)
 }
 
 /// The exit that this home has from the same invite, if any. Looking needs no key and makes nothing.
@@ -405,13 +478,15 @@ fn closed(error: Error) -> Error {
 
 fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
     let cx = call.context()?;
+    let (tor, progress) = (call.tor(&cx)?, call.out.progress());
     call.block_on(async {
         let news = |news: News<'_>| tell(call, &news, true);
+        let retry = |wait: u64, error: &Error| news(News::Retry { wait, error });
+        let net = accept::Net { tor: &tor, progress: &*progress, retry: &retry };
+        let request = connect::Request { port: args.port, circuits: usize::from(args.circuits), net };
         match args.what.as_label() {
-            Some(name) => {
-                connect::connect(&cx, &cx.ledger().map_err(for_friends)?.exit(&name)?, || connect::listen(args.port), &news).await
-            }
-            None => connect::accept_and_connect(&cx, &read(&args.what)?, args.port, &news).await,
+            Some(name) => connect::connect(&cx, &cx.ledger().map_err(for_friends)?.exit(&name)?, &request, &news).await,
+            None => connect::accept_and_connect(&cx, &read(&args.what)?, &request, &news).await,
         }
     })
     .map_err(closed)
@@ -421,7 +496,9 @@ fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
 #[derive(Serialize)]
 struct Accepted {
     name: Label,
+    transport: String,
     addresses: Vec<String>,
+    onion: Option<String>,
     node: String,
     attestation: &'static str,
     /// Whether it is bound to this device.
@@ -439,7 +516,9 @@ impl Accepted {
         let proxy = connect::running(&call.paths()?, &exit.name).map(|running| running.proxy);
         Ok(Accepted {
             name: exit.name,
+            transport: exit.transport,
             addresses: exit.addresses,
+            onion: exit.onion,
             node: node_id(&exit.node_key.0),
             attestation: ATTESTATION,
             bound: exit.bound,
@@ -448,6 +527,11 @@ impl Accepted {
             proxy,
             now: time::now_s(),
         })
+    }
+
+    /// Where it is reached, in the order to try.
+    fn places(&self) -> Vec<String> {
+        self.addresses.iter().chain(&self.onion).cloned().collect()
     }
 
     fn state(&self) -> String {
@@ -464,7 +548,7 @@ impl View for Accepted {
         fields(&[
             ("exit", look.bold(&self.name)),
             ("state", self.state()),
-            ("addresses", self.addresses.join(", ")),
+            ("addresses", self.places().join(", ")),
             ("node", self.node.clone()),
             ("attestation", self.attestation.to_owned()),
             ("bound", if self.bound { "to this device".to_owned() } else { "no".to_owned() }),
@@ -477,7 +561,10 @@ impl View for Accepted {
 fn accept_invite(call: &Call, args: &AcceptArgs) -> Result<()> {
     let cx = call.context()?;
     let invite = read(&args.blob)?;
-    let exit = call.block_on(accept::accept(&cx, &invite, args.name.as_ref()))?;
+    let (tor, progress) = (call.tor(&cx)?, call.out.progress());
+    let retry = |wait: u64, error: &Error| tell(call, &News::Retry { wait, error }, false);
+    let net = accept::Net { tor: &tor, progress: &*progress, retry: &retry };
+    let exit = call.block_on(accept::accept(&cx, &invite, args.name.as_ref(), &net))?;
     call.out.say(format!("It is yours; the text is useless to anyone else now. Next: portdistrict exit connect {}", exit.name));
     call.out.show(&Accepted::of(exit, call)?)
 }
@@ -493,7 +580,7 @@ impl View for Exits {
         if self.exits.is_empty() {
             return String::new();
         }
-        let row = |exit: &Accepted| vec![exit.name.to_string(), exit.state(), exit.addresses.join(", "), when(exit.expires, exit.now)];
+        let row = |exit: &Accepted| vec![exit.name.to_string(), exit.state(), exit.places().join(", "), when(exit.expires, exit.now)];
         table(look, &["NAME", "STATE", "ADDRESS", "ENDS"], &self.exits.iter().map(row).collect::<Vec<_>>())
     }
 }

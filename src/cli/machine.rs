@@ -7,12 +7,14 @@ use super::sight::{Checks, Sight};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
-use crate::machine::{self, Kind, Order};
+use crate::machine::{self, Kind, Order, TorOrder};
 use crate::node::egress::Rule;
+use crate::owner::ONION;
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Deploy exit machines, own them, watch them, remove them
 #[derive(Subcommand)]
@@ -63,6 +65,15 @@ pub(super) struct DeployArgs {
     /// Let whoever comes first with the bootstrap key claim it
     #[arg(long)]
     claim_by_anyone: bool,
+    /// Be an onion service, too: reachable without a public address, also behind any router
+    #[arg(long)]
+    tor: bool,
+    /// Call it ready without a test connection through the Tor network
+    #[arg(long, requires = "tor")]
+    no_self_test: bool,
+    /// File with the seed of its keys and onion address, so that a later deploy can have the same ones; made if missing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    seed_file: Option<PathBuf>,
     /// Keep it running with a systemd unit of this user
     #[arg(long)]
     systemd: bool,
@@ -197,6 +208,10 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
 
 fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
     let cx = call.context()?;
+    let tor = match args.tor {
+        true => Some(TorOrder { settings: call.tor_settings(&cx)?, self_test: !args.no_self_test }),
+        false => None,
+    };
     let order = Order {
         on: args.on.parse()?,
         label: args.label,
@@ -207,6 +222,8 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         log_destinations: args.log_destinations,
         claim_by_anyone: args.claim_by_anyone,
         service: args.systemd,
+        seed_file: args.seed_file,
+        tor,
     };
     if args.dry_run {
         return call.out.show(&Steps { would: machine::describe(&cx, &order)? });
@@ -215,13 +232,15 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
     let machine = call.block_on(machine::deploy(&cx, &order, &*progress))?;
     let addresses = machine.detail.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses: Vec<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
-    if args_are_private(&addresses) {
+    if !args.tor && args_are_private(&addresses) {
         call.out.say(
-            "Friends outside your network cannot reach these addresses. If the router forwards a port, deploy with --port and --address.",
+            "Friends outside your network cannot reach these addresses. If the router forwards a port, deploy with --port and --address; \
+             with --tor it can be reached from everywhere.",
         );
     }
     call.out.say(format!("Next: portdistrict machine claim {}", machine.label));
-    call.out.show(&Made { label: machine.label, provider: machine.provider, addresses })
+    let onion = machine.detail.get(ONION).and_then(Value::as_str).map(str::to_owned);
+    call.out.show(&Made { label: machine.label, provider: machine.provider, addresses, onion })
 }
 
 /// Whether every address is one that only this network knows.
@@ -252,11 +271,14 @@ struct Made {
     label: Label,
     provider: String,
     addresses: Vec<String>,
+    onion: Option<String>,
 }
 
 impl View for Made {
     fn text(&self, look: &Look) -> String {
-        fields(&[("machine", look.bold(&self.label)), ("on", self.provider.clone()), ("addresses", self.addresses.join(", "))])
+        let mut rows = vec![("machine", look.bold(&self.label)), ("on", self.provider.clone()), ("addresses", self.addresses.join(", "))];
+        rows.extend(self.onion.clone().map(|onion| ("onion", onion)));
+        fields(&rows)
     }
 }
 

@@ -26,13 +26,18 @@ use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::exit::guard;
 use crate::keyring::{PassphraseFrom, Terminal, Unlock};
+use crate::tor::{Places, Role, Tor};
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use output::{Choice, Color, Output};
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How often a stream in which nothing happens looks whether anybody still reads it.
 const LOOK_FOR_READER: Duration = Duration::from_millis(200);
@@ -87,6 +92,9 @@ struct Global {
     /// Give up after this long, as in 30s or 5m
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration, value_hint = ValueHint::Other)]
     timeout: Option<Duration>,
+    /// File with Arti's own settings for Tor: other networks, pluggable transports
+    #[arg(long, global = true, value_name = "FILE", env = "PORTDISTRICT_TOR_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    tor_config: Option<PathBuf>,
     /// File with the key that opens the keyring
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     key_file: Option<PathBuf>,
@@ -162,6 +170,24 @@ impl Call {
         Ok(Context::new(self.paths()?, self.unlock()))
     }
 
+    /// What is set about Tor where there is no home.
+    pub(crate) fn tor_settings_by_flag(&self) -> crate::tor::Settings {
+        crate::tor::Settings { file: self.global.tor_config.clone(), bridges: Vec::new() }
+    }
+
+    /// The way into the Tor network for this home; nothing is started by asking.
+    pub(crate) fn tor(&self, cx: &Context) -> Result<Arc<Tor>> {
+        let places = Places { state: cx.paths().state.join("tor"), cache: cx.paths().cache.join("tor") };
+        Ok(Tor::new(places, self.tor_settings(cx)?, Role::Client))
+    }
+
+    /// What is set about Tor: the flag, then `[tor]` in `config.toml`.
+    pub(crate) fn tor_settings(&self, cx: &Context) -> Result<crate::tor::Settings> {
+        let set = &cx.settings()?.tor;
+        let file = self.global.tor_config.clone().or_else(|| set.config_file.clone());
+        Ok(crate::tor::Settings { file, bridges: set.bridges.clone() })
+    }
+
     /// What opens the keyring: flags, then the environment, then the person.
     fn unlock(&self) -> Unlock {
         let mut unlock = Unlock::from_env().with_prompt(Terminal);
@@ -212,7 +238,7 @@ pub fn main() -> ExitCode {
     };
     let Global { json, quiet, color, yes, .. } = cli.global;
     let call = Call { out: Output::new(Choice { json, quiet, color, yes }), global: cli.global };
-    logging(call.global.verbose, color);
+    logging(call.global.verbose, color, matches!(cli.command, Command::Node(_)));
     let done = run(&call, cli.command);
     finish(&call.out, done)
 }
@@ -257,21 +283,24 @@ fn event_loop() -> Result<tokio::runtime::Runtime> {
         .map_err(|e| Error::new(Code::Failed, "cannot start the event loop").cause(e).hint("allow more open files: ulimit -n 1024"))
 }
 
-/// What happens inside, on stderr: off unless `-v` or RUST_LOG asks for it.
-fn logging(verbose: u8, color: Color) {
+/// What happens inside, on stderr: off unless `-v` or RUST_LOG asks for it. A node listens to its onion service, too.
+fn logging(verbose: u8, color: Color, node: bool) {
     let asked = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
     let filter = match (verbose, asked) {
-        (_, Some(directives)) => directives,
-        (0, None) => return,
-        (1, None) => "portdistrict=info".to_owned(),
-        (2, None) => "portdistrict=debug".to_owned(),
-        (_, None) => "portdistrict=trace".to_owned(),
+        (_, Some(directives)) => Some(directives),
+        (0, None) => None,
+        (1, None) => Some("portdistrict=info".to_owned()),
+        (2, None) => Some("portdistrict=debug".to_owned()),
+        (_, None) => Some("portdistrict=trace".to_owned()),
     };
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(color == Color::Always)
-        .try_init();
+    if filter.is_none() && !node {
+        return;
+    }
+    let shown = filter.map(|filter| {
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(color == Color::Always);
+        lines.with_filter(tracing_subscriber::EnvFilter::new(filter))
+    });
+    let _ = tracing_subscriber::registry().with(shown).with(node.then(crate::tor::facts_layer)).try_init();
 }
 
 /// The whole definition, for completions, man pages and tests.

@@ -15,7 +15,8 @@ pub(super) enum NodeCommand {
 
 /// Run a node until SIGTERM
 ///
-/// Prints PORTDISTRICT_READY=ADDRESS on stdout once it accepts connections, and its log as JSON lines on stderr.
+/// Prints PORTDISTRICT_READY=ADDRESS on stdout once friends can come by every way that it offers, and its log as JSON lines on
+/// stderr. As an onion service it is ready when a connection through the network has reached it.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  As `machine deploy` and systemd units do:\n    portdistrict node run --config node.toml")]
 pub(super) struct RunArgs {
@@ -40,6 +41,6 @@ pub(super) fn run(call: &Call, command: &NodeCommand) -> Result<()> {
     }
     node::run(&args.config, |ready| {
         // Nobody may be listening any more; the node serves all the same.
-        let _ = call.out.raw(format!("{}\n", ready.line()).as_bytes());
+        let _ = call.out.raw(ready.lines().as_bytes());
     })
 }

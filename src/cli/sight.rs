@@ -9,7 +9,8 @@ use crate::error::{Code, Error, Result};
 use crate::ledger::{B64, GrantRow, MachineState};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
-use crate::session::messages::{GrantStatus, Status};
+use crate::owner::ONION;
+use crate::session::messages::{GrantStatus, OnionState, OnionStatus, Status};
 use serde::Serialize;
 
 /// A machine as recorded and as it is now.
@@ -17,10 +18,12 @@ use serde::Serialize;
 pub(super) struct Sight {
     pub(super) label: Label,
     pub(super) provider: String,
-    /// `unclaimed`, `running`, `stopped`, `gone` or `unreachable`.
+    /// `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`.
     pub(super) state: &'static str,
     pub(super) address: Option<String>,
     pub(super) addresses: Vec<String>,
+    /// Its onion address, if it was deployed with one.
+    pub(super) onion: Option<String>,
     /// The id of the node's key.
     pub(super) node: Option<String>,
     attestation: Option<String>,
@@ -56,6 +59,8 @@ pub(super) struct Live {
     streams: u64,
     draining: bool,
     allow: Vec<String>,
+    /// How its onion service is.
+    pub(super) onion: Option<OnionStatus>,
     pub(super) grants: Vec<Use>,
 }
 
@@ -88,6 +93,7 @@ impl Sight {
             (Power::Gone, _) => "gone",
             (Power::Off, _) => "stopped",
             (Power::On, _) if !claimed => "unclaimed",
+            (Power::On, Ok(status)) if status.onion.as_ref().is_some_and(|onion| onion.state != OnionState::Ready) => "degraded",
             (Power::On, Ok(_)) => "running",
             (Power::On, Err(_)) => "unreachable",
         };
@@ -97,6 +103,7 @@ impl Sight {
         };
         Ok(Sight {
             addresses: machine.detail.get("addresses").and_then(|a| serde_json::from_value(a.clone()).ok()).unwrap_or_default(),
+            onion: machine.detail.get(ONION).and_then(|onion| onion.as_str()).map(str::to_owned),
             label: machine.label,
             provider: machine.provider,
             state,
@@ -144,6 +151,7 @@ impl Live {
             streams: status.streams,
             draining: status.draining,
             allow: status.allow,
+            onion: status.onion,
             grants: status.grants.iter().map(|used| Use::of(used, grants)).collect(),
         }
     }
@@ -220,7 +228,7 @@ impl View for Sight {
     fn text(&self, look: &Look) -> String {
         let state = match self.state {
             "running" => look.good(self.state),
-            "unclaimed" => look.warn(self.state),
+            "unclaimed" | "degraded" => look.warn(self.state),
             _ => look.bad(self.state),
         };
         let mut text = fields(&[
@@ -228,6 +236,7 @@ impl View for Sight {
             ("on", self.provider.clone()),
             ("state", state),
             ("addresses", if self.addresses.is_empty() { self.address.clone().unwrap_or_default() } else { self.addresses.join(", ") }),
+            ("onion", self.onion.clone().unwrap_or_default()),
             ("node", self.node.clone().unwrap_or_default()),
             ("attestation", self.attestation.clone().unwrap_or_default()),
             ("seed", self.seed_source.clone().unwrap_or_default()),
@@ -258,6 +267,9 @@ impl Live {
             ("allowed", self.allow.join(", ")),
             ("draining", if self.draining { "yes: it takes no new sessions".to_owned() } else { String::new() }),
         ]);
+        if let Some(onion) = &self.onion {
+            text += &fields(&onion_rows(onion, look, now));
+        }
         if !self.grants.is_empty() {
             let rows: Vec<_> = self.grants.iter().map(|grant| grant.row(now)).collect();
             text += "\n";
@@ -268,6 +280,34 @@ impl Live {
         }
         text
     }
+}
+
+/// How an onion service is, a line for each thing that can be wrong with it.
+fn onion_rows(onion: &OnionStatus, look: &Look, now: u64) -> Vec<(&'static str, String)> {
+    let state = onion.state.as_str();
+    let state = match (onion.state, &onion.reason) {
+        (OnionState::Ready, _) => look.good(state),
+        (OnionState::Joining, reason) => look.warn(format!("{state}, {} %: {}", onion.percent, reason.as_deref().unwrap_or_default())),
+        (_, Some(reason)) => look.warn(format!("{state}: {}", clean(reason))),
+        (_, None) => look.warn(state),
+    };
+    let ago = |at: Option<u64>, never: &str| at.map_or_else(|| never.to_owned(), |at| time::relative(at, now));
+    let amount = |n: u64, noun: &str| count(usize::try_from(n).unwrap_or(usize::MAX), noun);
+    let descriptor = format!(
+        "at {} of {} directories, {}",
+        onion.directories_reached,
+        onion.directories,
+        onion.uploaded_at.map_or_else(|| "never published".to_owned(), |at| format!("published {}", time::relative(at, now)))
+    );
+    let keys = if onion.discovery_keys == 0 { String::new() } else { amount(onion.discovery_keys, "discovery key") };
+    vec![
+        ("tor", state),
+        ("descriptor", descriptor),
+        ("introduction", amount(onion.introduction_points, "point")),
+        ("tested", ago(onion.tested_at, "never")),
+        ("over tor", format!("{}, {}", amount(onion.clients, "client"), amount(onion.circuits, "circuit"))),
+        ("restricted", keys),
+    ]
 }
 
 /// The findings of a doctor.

@@ -134,6 +134,13 @@ fn attention(machines: &[Sight], grants: &[Lent], exits: &[Borrowed], now: u64) 
                 found.push(Attention::new(format!("machine {label} waits for its owner"), format!("portdistrict machine claim {label}")))
             }
             "running" => {}
+            "degraded" => {
+                let onion = machine.live.as_ref().and_then(|live| live.onion.as_ref());
+                let why = onion.and_then(|onion| onion.reason.clone()).map(|reason| format!(": {reason}")).unwrap_or_default();
+                let state = onion.map_or("degraded", |onion| onion.state.as_str());
+                let what = format!("the onion service of machine {label} is {state}{why}");
+                found.push(Attention::new(what, format!("portdistrict machine show {label}")));
+            }
             state => {
                 let hint = machine.problem.as_ref().and_then(|problem| problem.hint.clone());
                 found.push(Attention::new(

@@ -26,6 +26,18 @@ pub struct Settings {
     pub invite: InviteSettings,
     /// Where `exit connect` listens.
     pub connect: ConnectSettings,
+    /// The way into the Tor network.
+    pub tor: TorSettings,
+}
+
+/// The section `[tor]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TorSettings {
+    /// A file with Arti's own settings.
+    pub config_file: Option<PathBuf>,
+    /// Bridge lines.
+    pub bridges: Vec<String>,
 }
 
 /// The section `[keyring]`.
@@ -60,6 +72,7 @@ impl Default for Settings {
             keyring: KeyringSettings::default(),
             invite: InviteSettings::default(),
             connect: ConnectSettings::default(),
+            tor: TorSettings::default(),
         }
     }
 }
@@ -118,7 +131,8 @@ mod tests {
             DEFAULT.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).fold(String::new(), |all, line| all + line + "\n");
         let all = parse(&uncommented).unwrap();
         assert_eq!(all.keyring.key_file.as_deref(), Some(Path::new("/media/stick/keyring.key")));
-        assert_eq!(Settings { keyring: KeyringSettings::default(), ..all }, Settings::default());
+        assert_eq!((all.tor.config_file.is_some(), all.tor.bridges.len()), (true, 1));
+        assert_eq!(Settings { keyring: KeyringSettings::default(), tor: TorSettings::default(), ..all }, Settings::default());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod cbor;
 pub mod json;
+pub mod onion;
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 

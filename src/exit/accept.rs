@@ -1,6 +1,6 @@
 //! Makes an invite one's own: the node binds it to this device, and the text is dead for everyone else.
 
-use super::way::{Failure, Way};
+use super::way::{Failure, Hidden, Way};
 use crate::config::Label;
 use crate::context::Context;
 use crate::encoding::node_id;
@@ -8,13 +8,27 @@ use crate::error::{Code, Error, Result};
 use crate::keyring::Keyring;
 use crate::ledger::kinds::{Blob, ExitAccepted, ExitForgotten, NodePinned};
 use crate::ledger::{B64, Exit};
+use crate::progress::Progress;
 use crate::session::Hello;
-use crate::token::{Invite, Mode, Transport};
+use crate::token::{Invite, Mode, SignedGrant};
+use crate::tor::Tor;
+use std::sync::Arc;
+
+/// What reaching a node needs from outside.
+#[derive(Clone, Copy)]
+pub struct Net<'a> {
+    /// The way into the Tor network, should it be needed.
+    pub tor: &'a Arc<Tor>,
+    /// Shows steps that take time.
+    pub progress: &'a dyn Progress,
+    /// Is told before each wait.
+    pub retry: &'a (dyn Fn(u64, &Error) + Send + Sync),
+}
 
 /// Accepts an invite under `name`, or under the name that it proposes. Accepting the same one again changes nothing.
 ///
 /// A home is made quietly where there is none: a friend need not know that there is such a thing.
-pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>) -> Result<Exit> {
+pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>, net: &Net<'_>) -> Result<Exit> {
     if invite.grant.grant().mode == Mode::Try {
         return Err(Error::new(Code::Refused, "this invite is for trying only and cannot be accepted").hint("portdistrict exit try BLOB"));
     }
@@ -23,28 +37,34 @@ pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>) -> Resu
     if let Some(known) = cx.ledger()?.exits()?.into_iter().find(|exit| exit.signed == signed && exit.bound) {
         return Ok(known);
     }
-    let Transport::Direct { addresses } = &invite.transport;
-    check_pins(cx, addresses, &invite.node)?;
+    let onion = invite.transport.onion.map(|onion| onion.address.to_string());
+    let places: Vec<String> = invite.transport.addresses.iter().cloned().chain(onion.clone()).collect();
+    check_pins(cx, &places, &invite.node)?;
     let name = free_name(cx, invite, name)?;
-    let mut way = super::try_::way(invite)?;
+    let mut way = super::try_::way(invite, net.tor)?;
     way.name = name.to_string();
     way.hello.bind = Some(cx.keyring()?.client_noise_public());
-    let reached = way.reach().await.map_err(Failure::into_error)?;
+    let reached = way.reach_patiently(net.progress, net.retry).await.map_err(Failure::into_error)?;
     // The session of the pasted key has done its work; what follows comes as the device.
     reached.session.close();
-    for address in addresses {
+    for address in &places {
         if cx.ledger()?.pinned(address)? != Some(B64(invite.node)) {
             cx.record(&NodePinned { address: address.clone(), node_key: B64(invite.node) })?;
         }
     }
+    let keyring = cx.keyring()?;
+    let found = way.onion.as_ref().and_then(|hidden| hidden.discovery.as_deref());
+    let discovery = found.map(|key| B64(*keyring.seal_discovery(&invite.grant.grant().id, key)));
     cx.record(&ExitAccepted {
         name: name.clone(),
-        transport: "direct".to_owned(),
-        addresses: addresses.clone(),
+        transport: invite.transport.as_str().to_owned(),
+        addresses: invite.transport.addresses.clone(),
         node_key: B64(invite.node),
         grant: Blob(signed),
         bound: true,
         expires: invite.grant.grant().expires,
+        onion,
+        discovery,
     })?;
     cx.ledger()?.exit(&name)
 }
@@ -55,7 +75,11 @@ fn check_pins(cx: &Context, addresses: &[String], node: &[u8; 32]) -> Result<()>
     let exits = cx.ledger()?.exits()?;
     for address in addresses {
         let Some(pinned) = cx.ledger()?.pinned(address)?.filter(|pinned| pinned.0 != *node) else { continue };
-        let Some(exit) = exits.iter().find(|exit| exit.addresses.contains(address) && exit.node_key == pinned) else { continue };
+        let Some(exit) =
+            exits.iter().find(|exit| (exit.addresses.contains(address) || exit.onion.as_ref() == Some(address)) && exit.node_key == pinned)
+        else {
+            continue;
+        };
         return Err(Error::new(
             Code::Refused,
             format!("the node at {address} has another key than the one pinned for exit `{}`", exit.name),
@@ -88,10 +112,25 @@ fn free_name(cx: &Context, invite: &Invite, wanted: Option<&Label>) -> Result<La
 }
 
 /// The way to an accepted exit, as this device.
-pub fn way(exit: &Exit, keyring: &Keyring) -> Way {
-    Way {
+pub fn way(exit: &Exit, keyring: &Keyring, tor: &Arc<Tor>) -> Result<Way> {
+    let unreadable =
+        || Error::new(Code::Ledger, format!("what is recorded of exit `{}` cannot be read", exit.name)).hint("portdistrict ledger verify");
+    let open = |sealed: &B64<32>| -> Result<_> {
+        let grant = SignedGrant::decode(&exit.signed).map_err(|_| unreadable())?;
+        Ok(keyring.seal_discovery(&grant.grant().id, &sealed.0))
+    };
+    let onion = match &exit.onion {
+        Some(address) => Some(Hidden {
+            address: address.parse().map_err(|_| unreadable())?,
+            discovery: exit.discovery.as_ref().map(open).transpose()?,
+            tor: tor.clone(),
+        }),
+        None => None,
+    };
+    Ok(Way {
         name: exit.name.to_string(),
         addresses: exit.addresses.clone(),
+        onion,
         node: exit.node_key.0,
         secret: keyring.client_noise(),
         hello: Hello {
@@ -99,7 +138,7 @@ pub fn way(exit: &Exit, keyring: &Keyring) -> Way {
             bind: Some(keyring.client_noise_public()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-    }
+    })
 }
 
 /// Forgets an accepted exit; the node is not told.

@@ -1,7 +1,7 @@
 //! A friend's device and the invites it is given.
 
-use super::super::invite::{Request, invite};
-use super::super::testing::{FakeNode, claim, home, own, request};
+use super::super::invite::Request;
+use super::super::testing::{FakeNode, accept, claim, home, invite, no_tor, own, request};
 use super::*;
 use crate::config::Paths;
 use crate::keyring::Unlock;
@@ -31,7 +31,7 @@ async fn accepting_binds_to_this_device_and_makes_a_home_where_there_is_none() {
     let again = accept(&friend, &line, Some(&"other".parse().unwrap())).await.unwrap();
     assert_eq!(again.name.as_str(), "berlin");
     assert_eq!(node.desk.lock().unwrap().hellos.len(), 1);
-    way(&exit, friend.keyring().unwrap()).reach().await.unwrap();
+    way(&exit, friend.keyring().unwrap(), &no_tor()).unwrap().reach().await.unwrap();
     assert_eq!(node.desk.lock().unwrap().hellos[1].0, device);
 }
 

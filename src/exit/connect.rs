@@ -34,6 +34,16 @@ pub struct Running {
     pub up: bool,
 }
 
+/// How an exit is to be served.
+pub struct Request<'a> {
+    /// The local port; 0 finds a free one.
+    pub port: u16,
+    /// Sessions kept beside each other, each over circuits of its own.
+    pub circuits: usize,
+    /// What reaching it needs.
+    pub net: accept::Net<'a>,
+}
+
 /// An accepted exit, and the `connect` that serves it if there is one.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -49,23 +59,27 @@ pub fn listen(port: u16) -> Result<Proxy> {
 }
 
 /// Accepts an invite and serves it. The port is taken first: an invite must not be spent on a failure that was known before.
-pub async fn accept_and_connect(cx: &Context, invite: &Invite, port: u16, tell: Tell<'_>) -> Result<()> {
-    let proxy = listen(port)?;
-    let exit = accept::accept(cx, invite, None).await?;
-    connect(cx, &exit, || Ok(proxy), tell).await
+pub async fn accept_and_connect(cx: &Context, invite: &Invite, request: &Request<'_>, tell: Tell<'_>) -> Result<()> {
+    let proxy = listen(request.port)?;
+    let exit = accept::accept(cx, invite, None, &request.net).await?;
+    serve(cx, &exit, request, || Ok(proxy), tell).await
 }
 
 /// Serves an accepted exit until it is dropped; returns only when the node refuses for good.
-pub async fn connect(cx: &Context, exit: &Exit, listen: impl FnOnce() -> Result<Proxy>, tell: Tell<'_>) -> Result<()> {
+pub async fn connect(cx: &Context, exit: &Exit, request: &Request<'_>, tell: Tell<'_>) -> Result<()> {
+    serve(cx, exit, request, || listen(request.port), tell).await
+}
+
+async fn serve(cx: &Context, exit: &Exit, request: &Request<'_>, listen: impl FnOnce() -> Result<Proxy>, tell: Tell<'_>) -> Result<()> {
     let files = Files::of(cx.paths(), &exit.name)?;
     let Some(_lock) = take(&files).await? else { return Err(already(cx.paths(), &exit.name)) };
     let proxy = listen()?;
     let address = proxy.address();
-    let way = accept::way(exit, cx.keyring()?);
-    let reached = way.reach().await.map_err(Failure::into_error)?;
+    let way = accept::way(exit, cx.keyring()?, request.net.tor)?;
+    let reached = way.reach_patiently(request.net.progress, request.net.retry).await.map_err(Failure::into_error)?;
     let sign = Sign { file: files.state, running: Running { pid: std::process::id(), proxy: address, since: cx.now(), up: true } };
     sign.write(true)?;
-    let (node, tunnel) = (way.node, Tunnel::keep(way, reached.clone()));
+    let (node, tunnel) = (way.node, Tunnel::keep(way, reached.clone(), request.circuits));
     let _serving = Serving(tokio::spawn(proxy.run(tunnel.clone())));
     tell(News::Connected { reached: &reached, node, proxy: address });
     let echo = async { tell(News::Health(&health::echo(&reached.session).await)) };

@@ -1,7 +1,6 @@
 //! Taking back what was lent, with and without a node that listens.
 
-use super::super::invite::invite;
-use super::super::testing::{FakeNode, home, own, request};
+use super::super::testing::{FakeNode, home, invite, own, request};
 use super::*;
 use crate::error::Code;
 use crate::session::messages::GrantStatus;
@@ -83,6 +82,7 @@ async fn links_tried_from_elsewhere_are_remembered_once() {
         streams: 0,
         draining: false,
         allow: Vec::new(),
+        onion: None,
         grants: vec![
             GrantStatus { id, reuse, last_reuse: Some(7), ..GrantStatus::default() },
             GrantStatus { id: [9; 8], reuse: 5, ..GrantStatus::default() },

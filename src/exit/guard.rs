@@ -84,7 +84,7 @@ impl Watch {
 pub struct Guarded(Child);
 
 impl Guarded {
-    /// Starts a command.
+    /// Starts a command; without one the guard only waits, and removes the scratch folder at the end.
     pub fn start(command: &[OsString], variables: &[(String, String)], scratch: Option<Scratch>) -> Result<Guarded> {
         // Without /proc (an empty root) the program's own name is the best that is known.
         let program = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
@@ -136,17 +136,26 @@ async fn run(watch: Watch) -> Result<u8> {
     let mut ends = Ends::listen()?;
     // If the parent ended before the kernel knew that we want to hear of it, nobody will tell us.
     if getppid().map(Pid::as_raw_pid) != Some(watch.parent) {
+        remove(&watch);
         return Ok(Code::Interrupted.exit_code());
     }
     let result = match watch.scratch.as_ref().map_or(Ok(()), make) {
+        Ok(()) if watch.command.is_empty() => {
+            ends.come().await;
+            Ok(0)
+        }
         Ok(()) => run_command(&watch.command, &mut ends).await,
         Err(error) => Err(error),
     };
     kill_descendants();
+    remove(&watch);
+    result
+}
+
+fn remove(watch: &Watch) {
     if let Some(scratch) = &watch.scratch {
         let _ = std::fs::remove_dir_all(&scratch.folder);
     }
-    result
 }
 
 /// The signals that end a guard. Those of the keyboard are for the command, which shares the terminal: it decides what
@@ -181,10 +190,7 @@ fn make(scratch: &Scratch) -> Result<()> {
 }
 
 async fn run_command(command: &[OsString], ends: &mut Ends) -> Result<u8> {
-    let (program, arguments) = command.split_first().ok_or_else(|| {
-        Error::new(Code::Usage, "there is no command to run")
-            .hint("name one after --, as in: portdistrict exit try BLOB -- curl http://example/")
-    })?;
+    let Some((program, arguments)) = command.split_first() else { return Ok(0) };
     let mut child = Command::new(program).args(arguments).spawn().map_err(|error| {
         let name = program.to_string_lossy();
         match error.kind() {

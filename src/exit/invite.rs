@@ -6,7 +6,9 @@ use crate::encoding::cbor::Map;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Blob, GrantIssued, GrantLimits};
 use crate::ledger::{B64, Machine, MachineState};
-use crate::token::{Grant, Invite, Limits, Mode, Role, Secret16, SignedGrant, Transport};
+use crate::owner::{Control, ONION, ONION_RESTRICTED};
+use crate::session::messages::Discovery;
+use crate::token::{Grant, Invite, Limits, Mode, Onion, Role, Secret16, SignedGrant, Transport};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -36,6 +38,21 @@ pub struct Request {
     pub egress: Vec<String>,
     /// `host:port` under which the friend reaches the node; empty means those that are recorded.
     pub addresses: Vec<String>,
+    /// By which ways; absent means Tor alone for an onion service, else the direct one.
+    pub transports: Option<Transports>,
+    /// Let nobody find the onion service who has not got a discovery key; this invite carries one.
+    pub restricted: bool,
+}
+
+/// By which ways a friend may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transports {
+    /// TCP.
+    Direct,
+    /// The onion service.
+    Tor,
+    /// TCP, and the onion service if that fails.
+    DirectAndTor,
 }
 
 /// An invite that was recorded.
@@ -50,20 +67,21 @@ pub struct Invited {
     /// When it ends, unix seconds.
     pub expires: u64,
     /// Where the friend will look for the node.
-    pub addresses: Vec<String>,
+    pub transport: Transport,
 }
 
 impl Invited {
     /// Whether it leads nowhere but to this computer itself, which is worth a warning.
     pub fn is_only_for_here(&self) -> bool {
-        self.addresses.iter().all(|address| address.parse::<SocketAddr>().is_ok_and(|socket| socket.ip().is_loopback()))
+        let is_here = |address: &String| address.parse::<SocketAddr>().is_ok_and(|socket| socket.ip().is_loopback());
+        self.transport.onion.is_none() && self.transport.addresses.iter().all(is_here)
     }
 }
 
 /// Makes an invite and records its grant; with `dry_run` everything is checked and nothing recorded.
-pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited> {
+pub async fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited> {
     let machine = cx.ledger()?.machine(&request.node)?;
-    let (addresses, node) = reachable(&machine, &request.addresses)?;
+    let (transport, node) = reachable(&machine, request)?;
     if request.lifetime.is_zero() || request.lifetime > LONGEST {
         return Err(
             Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d")
@@ -72,22 +90,26 @@ pub fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited>
     let secret = Secret16::random();
     let grant = grant(cx, request, node, secret.subject())?;
     let (id, expires) = (grant.grant().id, grant.grant().expires);
-    let transport = Transport::Direct { addresses: addresses.clone() };
-    let invite = Invite { transport, node, grant, secret: Some(secret), name: Some(request.node.clone()) };
-    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires, addresses };
+    let discovery = Discovery { grant: id, key: secret.discovery(), expires };
+    let invite = Invite { transport: transport.clone(), node, grant, secret: Some(secret), name: Some(request.node.clone()) };
+    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires, transport };
     // What cannot be read must not be recorded: too many rules, or one that is too long.
     Invite::from_blob(&invited.blob).map_err(|error| {
         Error::new(Code::Usage, "nobody could read this invite").cause(error).hint("give fewer and shorter egress rules")
     })?;
     // Recorded before it is shown: an invite that exists can always be revoked.
     if !dry_run {
+        if request.restricted {
+            // The node first: an invite whose key it does not know would lead nowhere.
+            Control::open(cx, &machine).await?.discovery(discovery).await?;
+        }
         cx.record(&issued(request, &invite.grant))?;
     }
     Ok(invited)
 }
 
 /// Where friends reach a machine, and its key.
-fn reachable(machine: &Machine, wanted: &[String]) -> Result<(Vec<String>, [u8; 32])> {
+fn reachable(machine: &Machine, request: &Request) -> Result<(Transport, [u8; 32])> {
     let label = &machine.label;
     let key = machine.node_key.filter(|_| machine.state == MachineState::Claimed).ok_or_else(|| {
         Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet, so its key is not known"))
@@ -98,7 +120,31 @@ fn reachable(machine: &Machine, wanted: &[String]) -> Result<(Vec<String>, [u8; 
         let list: Vec<String> = list.into_iter().flatten().filter_map(|address| address.as_str().map(str::to_owned)).collect();
         if list.is_empty() { machine.address.clone().into_iter().collect() } else { list }
     };
-    let mut addresses = if wanted.is_empty() { recorded() } else { wanted.to_vec() };
+    let onion = onion(machine, request.restricted)?;
+    let by_default = if onion.is_some() { Transports::Tor } else { Transports::Direct };
+    let (direct, tor) = match request.transports.unwrap_or(by_default) {
+        Transports::Direct => (true, false),
+        Transports::Tor => (false, true),
+        Transports::DirectAndTor => (true, true),
+    };
+    if request.restricted && !tor {
+        return Err(Error::new(Code::Usage, "--restricted concerns the onion service, and this invite does not use it")
+            .hint("leave out --restricted, or add --transport tor"));
+    }
+    if tor && onion.is_none() {
+        return Err(Error::new(Code::Precondition, format!("machine `{label}` is no onion service"))
+            .hint("deploy one with: portdistrict machine deploy --on local --label LABEL --tor"));
+    }
+    let onion = onion.filter(|_| tor);
+    let wanted = &request.addresses;
+    if !direct {
+        return match wanted.first() {
+            None => Ok((Transport { addresses: Vec::new(), onion }, key.0)),
+            Some(address) => Err(Error::new(Code::Usage, format!("this invite is for Tor alone, and {address} would be in it"))
+                .hint("leave out --address, or add --transport direct,tor")),
+        };
+    }
+    let mut addresses = if wanted.is_empty() { recorded() } else { wanted.clone() };
     if addresses.is_empty() {
         return Err(Error::new(Code::Precondition, format!("it is not known where friends reach machine `{label}`"))
             .hint("say it with --address HOST:PORT"));
@@ -107,7 +153,19 @@ fn reachable(machine: &Machine, wanted: &[String]) -> Result<(Vec<String>, [u8; 
         // What a provider found may be more than an invite holds; the best come first.
         addresses.truncate(MAX_ADDRESSES);
     }
-    Ok((addresses, key.0))
+    Ok((Transport { addresses, onion }, key.0))
+}
+
+/// The machine's onion service, if it is one.
+fn onion(machine: &Machine, restricted: bool) -> Result<Option<Onion>> {
+    let name = if restricted { ONION_RESTRICTED } else { ONION };
+    let Some(text) = machine.detail.get(name).and_then(Value::as_str) else { return Ok(None) };
+    let address = text.parse().map_err(|error| {
+        Error::new(Code::Ledger, format!("the onion address recorded of machine `{}` is none", machine.label))
+            .cause(error)
+            .hint("portdistrict ledger verify")
+    })?;
+    Ok(Some(Onion { address, restricted }))
 }
 
 fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32]) -> Result<SignedGrant> {

@@ -1,6 +1,6 @@
 //! What an invite says, and when there is none.
 
-use super::super::testing::{home, node_key, own, request};
+use super::super::testing::{home, invite, node_key, own, request};
 use super::*;
 use crate::ledger::kinds::MachineDestroyed;
 
@@ -20,7 +20,7 @@ fn an_invite_says_what_was_recorded() {
     let grant = read.grant.grant();
     assert_eq!((read.node, read.name, grant.mode, grant.limits), (node_key(), Some("berlin".parse().unwrap()), Mode::Once, limits));
     assert_eq!(grant.egress, wanted.egress);
-    assert_eq!(read.transport, Transport::Direct { addresses: vec!["192.0.2.7:8443".to_owned()] });
+    assert_eq!(read.transport, Transport::direct(vec!["192.0.2.7:8443".to_owned()]));
     assert_eq!(grant.expires - grant.not_before, 86_400 + EARLIER);
     let known = cx.ledger().unwrap().grant("anna").unwrap();
     assert_eq!((known.id.0, known.expires, known.signed), (invited.id, invited.expires, read.grant.encode()));

@@ -1,15 +1,20 @@
 //! A node and homes for tests of the friend's side: the node answers what the tests ask for, and can be stopped and started.
 
+use super::accept::Net;
+use super::invite::Invited;
 use super::way::Way;
-use crate::config::Paths;
 use crate::config::time::now_s;
+use crate::config::{Label, Paths};
 use crate::context::Context;
+use crate::error::Result;
 use crate::keyring::Unlock;
-use crate::ledger::B64;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed};
+use crate::ledger::{B64, Exit};
+use crate::progress::Silent;
 use crate::session::messages::{ControlRequest, ExitReply, ExitRequest, Kind, Message, Reply, Revoked, read_first, write_reply};
 use crate::session::{Acceptor, Hello, Incoming, ReplayGuard, Session, Stream, Unmetered, Welcome, relay};
-use crate::token::Limits;
+use crate::token::{Invite, Limits};
+use crate::tor::{Places, Tor};
 use crate::trust::Refusal;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -60,6 +65,7 @@ impl FakeNode {
         Way {
             name: "home".to_owned(),
             addresses: vec![self.address.to_string()],
+            onion: None,
             node: crate::keyring::x25519_public(&NODE),
             secret: Zeroizing::new(CLIENT),
             hello: Hello { grant: Vec::new(), bind: None, version: "test".to_owned() },
@@ -176,6 +182,8 @@ pub(super) fn request(node: &str, name: &str) -> super::invite::Request {
         limits: Limits::default(),
         egress: Vec::new(),
         addresses: Vec::new(),
+        transports: None,
+        restricted: false,
     }
 }
 
@@ -198,4 +206,19 @@ pub(super) async fn origin() -> SocketAddr {
         }
     });
     address
+}
+
+/// A way into the Tor network that no test here goes.
+pub(super) fn no_tor() -> Arc<Tor> {
+    Tor::new(Places::within(std::path::Path::new("/nowhere")), crate::tor::Settings::default(), crate::tor::Role::Client)
+}
+
+/// As [`super::invite::invite`], for invites that need no node.
+pub(super) fn invite(cx: &Context, request: &super::invite::Request, dry_run: bool) -> Result<Invited> {
+    futures::executor::block_on(super::invite::invite(cx, request, dry_run))
+}
+
+/// As [`super::accept::accept`], without Tor.
+pub(super) async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>) -> Result<Exit> {
+    super::accept::accept(cx, invite, name, &Net { tor: &no_tor(), progress: &Silent, retry: &|_, _| () }).await
 }

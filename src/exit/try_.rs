@@ -4,16 +4,21 @@
 //! stands; the health echo runs beside it.
 
 use super::browser;
-use super::guard::Guarded;
+use super::guard::{Guarded, Scratch};
 use super::health::{self, OutsideAddresses};
 use super::proxy::Proxy;
 use super::tunnel::{Change, Tunnel};
-use super::way::{Failure, Reached, Way};
+use super::way::{Failure, Hidden, Reached, Way};
+use crate::config::fs::ensure_private_dir;
 use crate::error::{Code, Error, Result};
+use crate::progress::Progress;
 use crate::session::Hello;
-use crate::token::{Invite, Transport};
+use crate::token::Invite;
+use crate::tor::{self, Places, Tor};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -29,6 +34,8 @@ pub struct Request {
     pub port: u16,
     /// The command to run, if any.
     pub command: Vec<OsString>,
+    /// Sessions kept beside each other, each over circuits of its own; at least one.
+    pub circuits: usize,
     /// Open a browser with a throw-away profile instead.
     pub browser: bool,
     /// Ask this service for the address that the world sees.
@@ -38,6 +45,13 @@ pub struct Request {
 /// What happens, for whoever shows it.
 #[derive(Debug)]
 pub enum News<'a> {
+    /// The exit was not reached; the next attempt comes in so many seconds.
+    Retry {
+        /// Seconds.
+        wait: u64,
+        /// Why the last attempt failed.
+        error: &'a Error,
+    },
     /// The session stands and the proxy listens.
     Connected {
         /// The session and what it allows.
@@ -59,24 +73,62 @@ pub enum News<'a> {
 pub type Tell<'a> = &'a (dyn Fn(News<'_>) + Send + Sync);
 
 /// The way that an invite describes, as the holder of its text.
-pub fn way(invite: &Invite) -> Result<Way> {
+pub fn way(invite: &Invite, tor: &Arc<Tor>) -> Result<Way> {
     let secret = invite.secret.as_ref().ok_or_else(|| {
         Error::new(Code::Refused, "this invite is made out to one person's own key and cannot be tried by whoever has its text")
             .hint("portdistrict exit accept BLOB")
     })?;
-    let Transport::Direct { addresses } = &invite.transport;
+    let onion = invite.transport.onion.map(|onion| Hidden {
+        address: onion.address,
+        discovery: onion.restricted.then(|| secret.discovery_secret()),
+        tor: tor.clone(),
+    });
     Ok(Way {
         name: invite.name.as_ref().map_or_else(|| NAMELESS.to_owned(), ToString::to_string),
-        addresses: addresses.clone(),
+        addresses: invite.transport.addresses.clone(),
+        onion,
         node: invite.node,
         secret: secret.subject_secret(),
         hello: Hello { grant: invite.grant.encode(), bind: None, version: env!("CARGO_PKG_VERSION").to_owned() },
     })
 }
 
+/// Where a try's own Tor keeps its files: a folder that is gone with it, also after `kill -9`.
+struct Throwaway {
+    tor: Arc<Tor>,
+    _janitor: Option<Guarded>,
+}
+
+impl Throwaway {
+    fn new(invite: &Invite, settings: tor::Settings) -> Result<Throwaway> {
+        if invite.transport.onion.is_none() {
+            let nowhere = Places::within(Path::new("/nowhere"));
+            return Ok(Throwaway { tor: Tor::new(nowhere, settings, tor::Role::Client), _janitor: None });
+        }
+        let folder = scratch_folder()?;
+        let scratch = Scratch { folder: folder.clone(), file: None };
+        // Before anything is written there.
+        let janitor = Guarded::start(&[], &[], Some(scratch))?;
+        Ok(Throwaway { tor: Tor::new(Places::within(&folder), settings, tor::Role::Client), _janitor: Some(janitor) })
+    }
+}
+
+/// A new folder where this user can write, in memory where there is no other place.
+fn scratch_folder() -> Result<PathBuf> {
+    let name = format!("portdistrict-try-tor-{}", std::process::id());
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
+    let made = places.iter().map(|place| place.join(&name)).find(|folder| ensure_private_dir(folder).is_ok());
+    made.ok_or_else(|| {
+        Error::new(Code::Precondition, "Tor needs a folder that it can write to while this runs, and there is none")
+            .because(format!("tried {}", places.map(|place| place.display().to_string()).join(", ")))
+            .hint("name one with TMPDIR=DIR")
+    })
+}
+
 /// Runs a try to its end; the status is the command's. Without a command it goes on until it is dropped or refused.
-pub async fn run(invite: &Invite, request: &Request, tell: Tell<'_>) -> Result<u8> {
-    let way = way(invite)?;
+pub async fn run(invite: &Invite, request: &Request, settings: tor::Settings, progress: &dyn Progress, tell: Tell<'_>) -> Result<u8> {
+    let throwaway = Throwaway::new(invite, settings)?;
+    let way = way(invite, &throwaway.tor)?;
     let proxy = Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, request.port)))?;
     let address = proxy.address();
     let (command, scratch) = if request.browser {
@@ -86,8 +138,8 @@ pub async fn run(invite: &Invite, request: &Request, tell: Tell<'_>) -> Result<u
         (request.command.clone(), None)
     };
     let node = way.node;
-    let reached = way.reach().await.map_err(Failure::into_error)?;
-    let tunnel = Tunnel::keep(way, reached.clone());
+    let reached = way.reach_patiently(progress, &|wait, error| tell(News::Retry { wait, error })).await.map_err(Failure::into_error)?;
+    let tunnel = Tunnel::keep(way, reached.clone(), request.circuits.max(1));
     let _serving = Serving(tokio::spawn(proxy.run(tunnel.clone())));
     // Before anything is shown: the command is what the user waits for.
     let guarded = if command.is_empty() { None } else { Some(Guarded::start(&command, &variables(address), scratch)?) };

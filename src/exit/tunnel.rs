@@ -1,23 +1,30 @@
-//! Keeps one session to a node: connects, notices its end, connects again with back-off, and dials streams over it.
+//! Keeps sessions to a node: connects, notices their end, connects again with back-off, and dials streams over them.
+//!
+//! One session is enough; over Tor several, each over circuits of its own, carry more and outlive the loss of one.
 
 use super::known::Known;
 use super::proxy::{DialError, Dialed, Dialer};
-use super::way::{Failure, Reached, Way};
+use super::way::{Failure, GATE, Reached, Way};
 use crate::error::{Code, Error, Result};
 use crate::session::Answer;
 use crate::session::messages::{ExitReply, ExitRequest, MAX_HOST};
 use crate::trust::Refusal;
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
 
-/// Waits between attempts; the last one repeats.
+/// Waits between attempts; the last one repeats. Over Tor alone it is [`GATE`].
 const BACK_OFF: [u64; 5] = [1, 2, 5, 10, 30];
 /// How long a local request waits for a session that is being made anew.
 pub const WAIT_FOR_SESSION: Duration = Duration::from_secs(20);
+/// The same where Tor is the way, or may be.
+pub const WAIT_OVER_TOR: Duration = Duration::from_secs(60);
+/// Most sessions that are kept beside each other.
+pub const MAX_CIRCUITS: usize = 8;
 /// A session that lasted so long was a good one: the next attempt is made at once. After a shorter one the back-off goes on,
 /// so that a node that welcomes and hangs up is not asked without end.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
@@ -54,14 +61,40 @@ pub enum Change<'a> {
     Denied(&'a str),
 }
 
-/// A session to a node that is made anew whenever it ends.
+/// Sessions to a node that are made anew whenever they end.
 #[derive(Debug)]
 pub struct Tunnel {
     name: String,
-    state: watch::Receiver<State>,
-    keeper: tokio::task::JoinHandle<()>,
+    patience: Duration,
+    /// The first one is the one that is told of.
+    lanes: Vec<Lane>,
+    next: AtomicUsize,
     denials: Denials,
     known: Known,
+}
+
+/// One session and its successors.
+#[derive(Debug)]
+struct Lane {
+    state: watch::Receiver<State>,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Lane {
+    /// The session, if there is one at this moment; it may be over before its keeper has noticed.
+    fn up(&self) -> Option<Reached> {
+        match &*self.state.borrow() {
+            State::Up(reached) if !reached.session.is_closed() => Some(reached.clone()),
+            _ => None,
+        }
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        match &*self.state.borrow() {
+            State::Refused(refusal) => Some(*refusal),
+            _ => None,
+        }
+    }
 }
 
 /// What the owner of the exit does not allow, one sentence each, for whoever shows it. Each is told once: a page that asks
@@ -90,7 +123,7 @@ impl Denials {
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for Lane {
     fn drop(&mut self) {
         self.keeper.abort();
         if let State::Up(reached) = &*self.state.borrow() {
@@ -100,21 +133,28 @@ impl Drop for Tunnel {
 }
 
 impl Tunnel {
-    /// Starts from a session that stands already.
-    pub fn keep(way: Way, reached: Reached) -> Arc<Tunnel> {
-        let (sender, state) = watch::channel(State::Up(reached.clone()));
+    /// Starts from a session that stands already, and makes others beside it until there are `circuits` of them.
+    pub fn keep(way: Way, reached: Reached, circuits: usize) -> Arc<Tunnel> {
         let name = way.name.clone();
-        Arc::new(Tunnel { name, state, keeper: tokio::spawn(keep(way, reached, sender)), denials: Denials::new(), known: Known::default() })
+        let patience = if way.onion.is_some() { WAIT_OVER_TOR } else { WAIT_FOR_SESSION };
+        let mut lanes = Vec::new();
+        for _ in 1..circuits.clamp(1, MAX_CIRCUITS) {
+            let (sender, state) = watch::channel(State::Connecting { attempt: 1, wait: 0, why: None });
+            lanes.push(Lane { state, keeper: tokio::spawn(keep(way.clone(), None, sender)) });
+        }
+        let (sender, state) = watch::channel(State::Up(reached.clone()));
+        lanes.insert(0, Lane { state, keeper: tokio::spawn(keep(way, Some(reached), sender)) });
+        Arc::new(Tunnel { name, patience, lanes, next: AtomicUsize::new(0), denials: Denials::new(), known: Known::default() })
     }
 
     /// The state now and later.
     pub fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
+        self.lanes[0].state.clone()
     }
 
     /// Tells what happens until the node refuses for good, which is the error this ends with.
     pub async fn follow(&self, tell: impl Fn(Change<'_>)) -> Error {
-        let mut states = self.state.clone();
+        let mut states = self.state();
         let mut denials = self.denials.receiver.lock().await;
         loop {
             tokio::select! {
@@ -144,26 +184,28 @@ impl Tunnel {
     }
 
     async fn reached(&self) -> Result<Reached, DialError> {
-        let mut state = self.state.clone();
-        // A session may be over before its keeper has noticed: then the next one is what to wait for.
-        let up = state.wait_for(|state| match state {
-            State::Up(reached) => !reached.session.is_closed(),
-            State::Connecting { .. } => false,
-            State::Refused(_) => true,
-        });
-        match tokio::time::timeout(WAIT_FOR_SESSION, up).await {
-            Ok(Ok(state)) => match &*state {
-                State::Up(reached) => Ok(reached.clone()),
-                State::Refused(refusal) => {
-                    let exit = format!("exit `{}`", self.name);
-                    Err(DialError {
-                        reply: ExitReply::NotAllowed,
-                        sentence: format!("{}; {}.", refusal.for_friend(&exit), refusal.remedy()),
-                    })
-                }
-                State::Connecting { .. } => Err(self.away()),
-            },
-            _ => Err(self.away()),
+        tokio::time::timeout(self.patience, self.next_up()).await.unwrap_or_else(|_| Err(self.away()))
+    }
+
+    /// The next session in turn; if there is none, the first one that is made.
+    async fn next_up(&self) -> Result<Reached, DialError> {
+        loop {
+            let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.state.clone()).collect();
+            states.iter_mut().for_each(|state| drop(state.borrow_and_update()));
+            let first = self.next.fetch_add(1, Ordering::Relaxed);
+            let in_turn = (0..self.lanes.len()).map(|n| &self.lanes[(first + n) % self.lanes.len()]);
+            if let Some(reached) = in_turn.clone().find_map(Lane::up) {
+                return Ok(reached);
+            }
+            if let Some(refusal) = self.lanes.iter().find_map(Lane::refused) {
+                let exit = format!("exit `{}`", self.name);
+                let sentence = format!("{}; {}.", refusal.for_friend(&exit), refusal.remedy());
+                return Err(DialError { reply: ExitReply::NotAllowed, sentence });
+            }
+            let changes = states.iter_mut().map(|state| Box::pin(state.changed()));
+            if futures::future::select_all(changes).await.0.is_err() {
+                return Err(self.away());
+            }
         }
     }
 
@@ -244,20 +286,24 @@ impl Tunnel {
     }
 }
 
-async fn keep(way: Way, mut reached: Reached, state: watch::Sender<State>) {
+async fn keep(way: Way, mut reached: Option<Reached>, state: watch::Sender<State>) {
     let mut attempt = 0;
     loop {
-        let begun = Instant::now();
-        reached.session.closed().await;
-        attempt = if begun.elapsed() >= GOOD_SESSION { 0 } else { attempt };
+        if let Some(reached) = reached {
+            let begun = Instant::now();
+            reached.session.closed().await;
+            attempt = if begun.elapsed() >= GOOD_SESSION { 0 } else { attempt };
+        }
         match again(&way, &state, &mut attempt).await {
-            Ok(next) => reached = next,
+            Ok(next) => {
+                state.send_replace(State::Up(next.clone()));
+                reached = Some(next);
+            }
             Err(refusal) => {
                 state.send_replace(State::Refused(refusal));
                 return;
             }
         }
-        state.send_replace(State::Up(reached.clone()));
     }
 }
 
@@ -267,7 +313,8 @@ async fn again(way: &Way, state: &watch::Sender<State>, attempt: &mut usize) -> 
     loop {
         *attempt += 1;
         // The first attempt is made at once: a node that was restarted answers already.
-        let wait = if *attempt == 1 { 0 } else { BACK_OFF[(*attempt - 2).min(BACK_OFF.len() - 1)] };
+        let waits: &[u64] = if way.addresses.is_empty() { &GATE } else { &BACK_OFF };
+        let wait = if *attempt == 1 { 0 } else { waits[(*attempt - 2).min(waits.len() - 1)] };
         tracing::info!(attempt, wait, why = why.as_deref(), "reconnecting");
         state.send_replace(State::Connecting { attempt: *attempt, wait, why: why.take() });
         tokio::time::sleep(Duration::from_secs(wait)).await;

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 async fn tunnel(node: &FakeNode) -> Arc<Tunnel> {
     let way = node.way();
     let reached = way.reach().await.unwrap();
-    Tunnel::keep(way, reached)
+    Tunnel::keep(way, reached, 1)
 }
 
 async fn until(tunnel: &Tunnel, condition: impl FnMut(&State) -> bool) {

@@ -110,6 +110,15 @@ impl Keyring {
         x25519_public(&self.client_noise())
     }
 
+    /// Seals or opens the key that finds an exit's restricted onion service: exclusive or with a key that is derived for
+    /// this one grant and used for nothing else. What is sealed may stand in the ledger.
+    pub fn seal_discovery(&self, grant: &[u8; 8], key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        let context = format!("portdistrict v1 exit-discovery {}", encoding::hex(grant));
+        let mut out = Zeroizing::new(blake3::derive_key(&context, self.device.expose()));
+        out.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        out
+    }
+
     /// The id people compare: 32 characters of the identity.
     pub fn node_id(&self) -> String {
         encoding::node_id(&self.identity_public())

@@ -20,14 +20,26 @@ pub enum Purpose {
     NodeNoise,
     /// Ed25519: a node's onion address.
     NodeOnion,
+    /// Ed25519: a node's onion address for those whose discovery key it knows.
+    NodeOnionRestricted,
+    /// X25519: with which a node finds its own restricted onion service.
+    NodeDiscovery,
     /// Ed25519: signs this device's spans.
     DeviceSign,
 }
 
 impl Purpose {
     /// Every purpose, for documentation and tests.
-    pub const ALL: [Purpose; 6] =
-        [Purpose::IdentitySign, Purpose::IdentityEcdh, Purpose::ClientNoise, Purpose::NodeNoise, Purpose::NodeOnion, Purpose::DeviceSign];
+    pub const ALL: [Purpose; 8] = [
+        Purpose::IdentitySign,
+        Purpose::IdentityEcdh,
+        Purpose::ClientNoise,
+        Purpose::NodeNoise,
+        Purpose::NodeOnion,
+        Purpose::DeviceSign,
+        Purpose::NodeOnionRestricted,
+        Purpose::NodeDiscovery,
+    ];
 
     /// The name within the derivation context.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +49,8 @@ impl Purpose {
             Purpose::ClientNoise => "client-noise",
             Purpose::NodeNoise => "node-noise",
             Purpose::NodeOnion => "node-onion",
+            Purpose::NodeOnionRestricted => "node-onion-restricted",
+            Purpose::NodeDiscovery => "node-discovery",
             Purpose::DeviceSign => "device-sign",
         }
     }
@@ -91,8 +105,10 @@ mod tests {
         for purpose in Purpose::ALL {
             let secret = seed.derive(purpose);
             let public = match purpose {
-                Purpose::IdentitySign | Purpose::NodeOnion | Purpose::DeviceSign => seed.signing_key(purpose).verifying_key().to_bytes(),
-                Purpose::IdentityEcdh | Purpose::ClientNoise | Purpose::NodeNoise => x25519_public(&secret),
+                Purpose::IdentitySign | Purpose::NodeOnion | Purpose::NodeOnionRestricted | Purpose::DeviceSign => {
+                    seed.signing_key(purpose).verifying_key().to_bytes()
+                }
+                Purpose::IdentityEcdh | Purpose::ClientNoise | Purpose::NodeNoise | Purpose::NodeDiscovery => x25519_public(&secret),
             };
             let row = format!("| `{}` | `{}` | `{}` |", purpose.as_str(), hex(secret.as_slice()), hex(&public));
             assert!(document.contains(&row), "docs/protocol.md lacks this row:\n{row}");

@@ -185,7 +185,7 @@ kinds! {
     ExitAccepted = "exit.accepted" {
         /// What it is called here.
         name: Label,
-        /// `direct`, later `tor`.
+        /// `direct`, `tor` or `direct,tor`.
         transport: String,
         /// `host:port`, in the order to try.
         addresses: Vec<String>,
@@ -197,6 +197,10 @@ kinds! {
         bound: bool,
         /// Unix seconds.
         expires: u64,
+        /// Its onion address, if it can be reached over Tor.
+        onion: Option<String>,
+        /// The key that finds a restricted onion service, sealed by this device's keyring.
+        discovery: Option<B64<32>>,
     }
 
     /// An exit is no longer wanted here.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The tables, in the order they are made.
 pub(super) const TABLES: [&str; 6] = ["heads", "machines", "grants", "reuses", "exits", "pins"];
@@ -31,7 +31,7 @@ CREATE TABLE reuses (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE exits (
   name TEXT PRIMARY KEY, transport TEXT NOT NULL, addresses TEXT NOT NULL, node_key TEXT NOT NULL, signed BLOB NOT NULL,
-  bound INTEGER NOT NULL, expires INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, span TEXT NOT NULL
+  bound INTEGER NOT NULL, expires INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, span TEXT NOT NULL, onion TEXT, discovery TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
@@ -219,8 +219,8 @@ impl At<'_> {
     fn accepted(&self, body: &kinds::ExitAccepted) -> rusqlite::Result<()> {
         run(
             self.conn,
-            "INSERT OR REPLACE INTO exits (name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT OR REPLACE INTO exits (name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span, onion, discovery)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 body.name.as_str(),
                 body.transport,
@@ -230,7 +230,9 @@ impl At<'_> {
                 body.bound,
                 int(body.expires),
                 self.ms,
-                self.id
+                self.id,
+                body.onion,
+                body.discovery.as_ref().map(ToString::to_string),
             ],
         )
     }

@@ -121,7 +121,7 @@ impl GrantRow {
 pub struct Exit {
     /// What it is called here.
     pub name: Label,
-    /// `direct`, later `tor`.
+    /// `direct`, `tor` or `direct,tor`.
     pub transport: String,
     /// `host:port`, in the order to try.
     pub addresses: Vec<String>,
@@ -138,6 +138,11 @@ pub struct Exit {
     pub accepted_ms: u64,
     /// The span that accepted it.
     pub span: SpanId,
+    /// Its onion address, if it can be reached over Tor.
+    pub onion: Option<String>,
+    /// The key that finds a restricted onion service, sealed by this device's keyring.
+    #[serde(skip)]
+    pub discovery: Option<B64<32>>,
 }
 
 const MACHINES: &str =
@@ -145,7 +150,7 @@ const MACHINES: &str =
     FROM machines";
 const GRANTS: &str = "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
     span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id) FROM grants";
-const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span FROM exits";
+const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span, onion, discovery FROM exits";
 
 impl Ledger {
     /// Every machine, by label.
@@ -307,5 +312,7 @@ fn exit(row: &Row<'_>) -> rusqlite::Result<Exit> {
         expires: uint(row, 6)?,
         accepted_ms: uint(row, 7)?,
         span: parsed(row, 8)?,
+        onion: row.get(9)?,
+        discovery: parsed_some(row, 10)?,
     })
 }

@@ -2,12 +2,14 @@
 
 use super::check::Check;
 use super::process::Process;
-use super::provider::{Deployed, Job, LineSink, Plan, Power, Provider, Site};
+use super::provider::{Deployed, Job, LineSink, Onions, Plan, Power, Provider, Site};
 use super::{service, tail};
 use crate::config::fs::{check_private_dir, ensure_private_dir, shell_quote, write_private};
 use crate::encoding::base64;
 use crate::error::{Code, Doing, Error, Result};
-use crate::progress::Progress;
+use crate::owner::ready::{self, Ready};
+use crate::progress::{Progress, Step};
+use crate::session::messages::OnionState;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -16,15 +18,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How long a node may take until it says that it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long its onion service may take until a connection through the network reached it.
+const ONION_PATIENCE: Duration = Duration::from_secs(180);
 /// How long a node may take to end its streams when asked to stop.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Names within a machine's folder that its configuration mentions; relative, so that a home can be moved.
 const STATE: &str = "node";
 const COVER: &str = "cover";
+const SEED: &str = "seed";
+const TOR_SETTINGS: &str = "arti.toml";
 
 /// The files of one machine.
 struct Files {
@@ -59,6 +66,20 @@ struct NodeFile<'a> {
     bootstrap_cover_file: &'a str,
     allow: &'a [String],
     log_destinations: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tor: Option<TorSection<'a>>,
+}
+
+/// Its section `[tor]`.
+#[derive(Serialize)]
+struct TorSection<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    bridges: &'a [String],
+    self_test: bool,
 }
 
 /// The provider.
@@ -79,6 +100,9 @@ impl Provider for Local {
         ];
         if !plan.allow.is_empty() {
             steps.push(format!("allow guests to reach {}", plan.allow.join(", ")));
+        }
+        if plan.tor.is_some() {
+            steps.push("publish an onion service, and wait until a connection through the Tor network has reached it".to_owned());
         }
         steps.push(match plan.service {
             true => format!("install and start the systemd user unit {}", service::unit_name(&plan.label)),
@@ -105,10 +129,10 @@ impl Provider for Local {
             } else {
                 unfinished.child = Some(spawn(&site)?);
             }
-            wait_ready(&site, unfinished.child.as_mut(), &*step).await?;
-            step.done();
+            let ready = wait_ready(&site, unfinished.child.as_mut(), plan.tor.is_some(), step, progress).await?;
             unfinished.finish();
-            Ok(Deployed { dial: dial_address(listen).to_string(), addresses: addresses(plan, listen) })
+            let onion = ready.onion.map(|onion| Onions { address: onion.address, restricted: onion.restricted });
+            Ok(Deployed { dial: dial_address(listen).to_string(), addresses: addresses(plan, listen), onion })
         })
     }
 
@@ -132,8 +156,8 @@ impl Provider for Local {
             } else {
                 child = Some(spawn(site)?);
             }
-            wait_ready(site, child.as_mut(), &*step).await?;
-            step.done();
+            let tor = is_onion_service(site);
+            wait_ready(site, child.as_mut(), tor, step, progress).await?;
             Ok(true)
         })
     }
@@ -254,9 +278,21 @@ fn configure(plan: &Plan, listen: SocketAddr) -> Result<()> {
         bootstrap_cover_file: COVER,
         allow: &plan.allow,
         log_destinations: plan.log_destinations,
+        seed_file: plan.seed.as_ref().map(|_| SEED),
+        tor: plan.tor.as_ref().map(|tor| TorSection {
+            config_file: tor.settings_text.as_ref().map(|_| TOR_SETTINGS),
+            bridges: &tor.bridges,
+            self_test: tor.self_test,
+        }),
     };
     let text = toml::to_string(&file).map_err(|e| Error::new(Code::Failed, "cannot write the node's configuration").cause(e))?;
     write_private(&plan.dir.join(COVER), base64(&plan.cover).as_bytes())?;
+    if let Some(seed) = &plan.seed {
+        write_private(&plan.dir.join(SEED), Zeroizing::new(base64(&**seed)).as_bytes())?;
+    }
+    if let Some(text) = plan.tor.as_ref().and_then(|tor| tor.settings_text.as_ref()) {
+        write_private(&plan.dir.join(TOR_SETTINGS), text.as_bytes())?;
+    }
     write_private(&files.config, text.as_bytes())
 }
 
@@ -300,24 +336,61 @@ fn spawn(site: &Site) -> Result<Child> {
     Ok(child)
 }
 
-/// Waits for the ready line, for the end of the process, or for the end of patience.
-async fn wait_ready(site: &Site, mut child: Option<&mut Child>, step: &dyn crate::progress::Step) -> Result<()> {
-    let files = Files::of(&site.dir);
-    let deadline = Instant::now() + READY_PATIENCE;
-    step.note("waiting for its ready line");
+/// Waits until the node can be reached by every way that it offers, for the end of its process, or for the end of patience.
+async fn wait_ready(site: &Site, mut child: Option<&mut Child>, tor: bool, step: Box<dyn Step>, progress: &dyn Progress) -> Result<Ready> {
+    let (files, state) = (Files::of(&site.dir), site.dir.join(STATE));
+    let mut deadline = Instant::now() + READY_PATIENCE;
+    let mut step = Some(step);
+    let mut last = None;
     while Instant::now() < deadline {
-        if std::fs::read_to_string(&files.out).is_ok_and(|text| text.lines().any(is_ready_line)) {
-            return Ok(());
-        }
+        let is_ready = std::fs::read_to_string(&files.out).is_ok_and(|text| text.lines().any(is_ready_line));
         if let Some(status) = child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
             return Err(not_ready(site, &format!("it ended: {status}"), Code::Failed));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        if (is_ready || tor)
+            && let Ok(ready) = ready::ask(&state)
+        {
+            if is_ready {
+                step.into_iter().for_each(Step::done);
+                return Ok(ready);
+            }
+            if last.is_none() {
+                // It listens; the rest is the network's business and takes longer.
+                step.take().into_iter().for_each(Step::done);
+                step = Some(progress.step("publish the onion service"));
+                deadline = Instant::now() + ONION_PATIENCE;
+            }
+            let told = ready.onion.map(|onion| match onion.state {
+                OnionState::Joining => format!("{} %: {}", onion.percent, onion.reason.unwrap_or_default()),
+                _ => onion.reason.unwrap_or_default(),
+            });
+            if told != last
+                && let (Some(step), Some(told)) = (&step, &told)
+            {
+                step.note(told);
+            }
+            last = told.or(last);
+        }
+        tokio::time::sleep(Duration::from_millis(if tor { 50 } else { 5 })).await;
     }
     if let Ok(Some(process)) = Process::load(&files.process) {
         process.kill();
     }
-    Err(not_ready(site, &format!("it said nothing for {} seconds", READY_PATIENCE.as_secs()), Code::TimedOut))
+    Err(match last {
+        Some(last) => Error::new(
+            Code::TimedOut,
+            format!("the onion service of `{}` could not be reached within {} seconds", site.label, ONION_PATIENCE.as_secs()),
+        )
+        .because(last)
+        .hint("if Tor is blocked where the machine stands, give it bridges: [tor] bridges = [\"…\"] in config.toml"),
+        None => not_ready(site, &format!("it said nothing for {} seconds", READY_PATIENCE.as_secs()), Code::TimedOut),
+    })
+}
+
+/// Whether the machine was deployed with --tor.
+fn is_onion_service(site: &Site) -> bool {
+    let text = std::fs::read_to_string(Files::of(&site.dir).config).unwrap_or_default();
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("tor"))
 }
 
 /// The line a node prints once it can serve, and not before (PD-MC9).
@@ -467,6 +540,8 @@ mod tests {
             allow: vec!["127.0.0.1/32:8080".to_owned()],
             log_destinations: false,
             service: false,
+            seed: None,
+            tor: None,
         }
     }
 

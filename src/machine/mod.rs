@@ -12,25 +12,32 @@ mod service;
 mod tail;
 
 pub use claim::Claimed;
-pub use provider::{Kind, Plan, Power};
+pub use provider::{Kind, Plan, Power, TorPlan};
 
-use crate::config::{Label, Paths};
+use crate::config::{Label, Paths, fs};
 use crate::context::Context;
-use crate::encoding::node_id;
+use crate::encoding::{base64, from_base64_array, node_id};
 use crate::error::{Code, Error, Result};
+use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{Control, DIAL, dial_address, revocations};
+use crate::owner::{Control, DIAL, ONION, ONION_RESTRICTED, dial_address, revocations};
 use crate::progress::Progress;
-use crate::session::messages::Status;
+use crate::session::messages::{OnionState, OnionStatus, Status};
+use crate::tor;
 use check::Check;
 use provider::{LineSink, Provider, Site};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long `list` and `status` wait for one machine.
 const GLANCE: Duration = Duration::from_secs(3);
+
+/// Far above 43 characters.
+const MAX_SEED_FILE: usize = 256;
 
 /// What a person decides about a new machine.
 pub struct Order {
@@ -52,6 +59,18 @@ pub struct Order {
     pub claim_by_anyone: bool,
     /// Whether a service manager keeps it running.
     pub service: bool,
+    /// File with the seed its node begins with; made if missing.
+    pub seed_file: Option<PathBuf>,
+    /// Whether it is an onion service, too.
+    pub tor: Option<TorOrder>,
+}
+
+/// What a person decides about a machine's onion service.
+pub struct TorOrder {
+    /// Arti's own settings and bridges.
+    pub settings: tor::Settings,
+    /// Ready only after a connection through the network.
+    pub self_test: bool,
 }
 
 /// The plan for an order; refused if the label is taken.
@@ -73,6 +92,33 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         allow: order.allow.clone(),
         log_destinations: order.log_destinations,
         service: order.service,
+        seed: order.seed_file.as_deref().map(read_seed).transpose()?.flatten(),
+        tor: order.tor.as_ref().map(tor_plan).transpose()?,
+    })
+}
+
+/// The seed in a file; none if there is no such file yet.
+fn read_seed(file: &Path) -> Result<Option<Zeroizing<[u8; 32]>>> {
+    let bytes = match fs::read_private(file, MAX_SEED_FILE) {
+        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        other => Zeroizing::new(other?),
+    };
+    let seed = std::str::from_utf8(&bytes).ok().and_then(|text| from_base64_array(text.trim()));
+    let seed = seed.ok_or_else(|| {
+        Error::new(Code::Usage, format!("{} does not hold a seed (32 bytes as base64url)", file.display()))
+            .hint("name a file that `machine deploy --seed-file` made, or one that does not exist yet")
+    })?;
+    Ok(Some(Zeroizing::new(seed)))
+}
+
+/// The settings travel with the machine: what is checked here is what it will use.
+fn tor_plan(order: &TorOrder) -> Result<TorPlan> {
+    order.settings.check()?;
+    let settings_text = order.settings.file.as_deref().map(|file| fs::read(file, tor::MAX_SETTINGS)).transpose()?;
+    Ok(TorPlan {
+        settings_text: settings_text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        bridges: order.settings.bridges.clone(),
+        self_test: order.self_test,
     })
 }
 
@@ -83,12 +129,22 @@ pub fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
 
 /// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
 pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Result<Machine> {
-    let plan = plan(cx, order)?;
+    let mut plan = plan(cx, order)?;
+    if let (Some(file), None) = (&order.seed_file, &plan.seed) {
+        // Written before it is used: an address that was handed out must be one that can be had again.
+        let seed = Seed::random()?;
+        fs::write_private(file, Zeroizing::new(base64(seed.expose())).as_bytes())?;
+        plan.seed = Some(Zeroizing::new(*seed.expose()));
+    }
     let provider = order.on.provider();
     let made = provider.deploy(&plan, progress).await?;
     let mut detail = Map::new();
     detail.insert(DIAL.to_owned(), made.dial.into());
     detail.insert("addresses".to_owned(), made.addresses.clone().into());
+    if let Some(onion) = made.onion {
+        detail.insert(ONION.to_owned(), onion.address.to_string().into());
+        detail.insert(ONION_RESTRICTED.to_owned(), onion.restricted.to_string().into());
+    }
     let recorded = cx.record(&MachineDeployed {
         label: plan.label.clone(),
         provider: order.on.as_str().to_owned(),
@@ -287,6 +343,7 @@ pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec
         Ok(status) => {
             checks.push(check_clock(status.now, cx.now()));
             checks.push(Check::pass("control", format!("answers its owner, version {}", status.version)));
+            checks.extend(status.onion.as_ref().map(check_onion));
         }
         Err(error) => checks.push(Check::failed("control", &error)),
     }
@@ -302,6 +359,22 @@ fn check_clock(theirs: u64, ours: u64) -> Check {
             format!("{apart} seconds apart from this computer's"),
             "switch on time synchronisation on both: timedatectl set-ntp true",
         ),
+    }
+}
+
+fn check_onion(onion: &OnionStatus) -> Check {
+    let reason = onion.reason.clone().unwrap_or_default();
+    let state = onion.state.as_str();
+    match onion.state {
+        OnionState::Ready => Check::pass("onion", "a connection through the Tor network reached it"),
+        OnionState::Joining => Check::fail(
+            "onion",
+            format!("{state}, {} %: {reason}", onion.percent),
+            "if Tor is blocked where the machine stands, deploy it with bridges: [tor] bridges = [\"…\"] in config.toml",
+        ),
+        OnionState::Publishing | OnionState::Degraded | OnionState::Unreachable => {
+            Check::fail("onion", format!("{state}: {reason}"), "it mends itself as far as it can; wait a minute, then look again")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use crate::config::Label;
+use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
 use crate::progress::Progress;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use zeroize::Zeroizing;
 
 /// Work of a provider; boxed so that providers can be chosen by name.
 pub type Job<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
@@ -79,6 +81,30 @@ pub struct Plan {
     pub log_destinations: bool,
     /// Whether a service manager keeps it running over restarts of the computer.
     pub service: bool,
+    /// The seed its node begins with; a random one if absent.
+    pub seed: Option<Zeroizing<[u8; 32]>>,
+    /// Be an onion service, too.
+    pub tor: Option<TorPlan>,
+}
+
+/// What a machine's onion service is told.
+#[derive(Clone, Debug)]
+pub struct TorPlan {
+    /// Arti's own settings, as text.
+    pub settings_text: Option<String>,
+    /// Bridge lines.
+    pub bridges: Vec<String>,
+    /// Ready only after a connection through the network.
+    pub self_test: bool,
+}
+
+/// Where a machine's onion services are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onions {
+    /// By everybody who has the address.
+    pub address: OnionAddress,
+    /// By those whose discovery key the node knows.
+    pub restricted: OnionAddress,
 }
 
 /// A machine that exists, as far as a provider must know it.
@@ -97,6 +123,8 @@ pub struct Deployed {
     pub dial: String,
     /// `host:port` for friends.
     pub addresses: Vec<String>,
+    /// Its onion services, if it was to have any.
+    pub onion: Option<Onions>,
 }
 
 /// How the machine is, as far as its provider can see from outside.

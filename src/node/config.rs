@@ -4,10 +4,12 @@ use super::egress::Rule;
 use crate::config::{Label, fs};
 use crate::encoding::{base64, from_base64_array};
 use crate::error::{Code, Error, Result};
+use crate::keyring::Seed;
 use crate::session::CoverKey;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Far above what a configuration needs.
 const MAX_CONFIG: usize = 256 * 1024;
@@ -40,9 +42,35 @@ pub struct Config {
     /// Write destinations into the log. Off: who went where is the guest's business.
     #[serde(default, skip_serializing_if = "is_false")]
     pub log_destinations: bool,
+    /// Be an onion service, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tor: Option<Tor>,
+    /// A file (mode 0600) with the seed, 32 bytes as base64url, that a node begins with which has none yet; without it a random one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_file: Option<PathBuf>,
     /// How much of the machine the node may use.
     #[serde(default, skip_serializing_if = "Bounds::is_default")]
     pub limits: Bounds,
+}
+
+/// The section `[tor]`: its presence makes the node an onion service.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tor {
+    /// A file with Arti's own settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
+    /// Bridge lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<String>,
+    /// Say "ready" only after a connection through the network reached this node.
+    pub self_test: bool,
+}
+
+impl Default for Tor {
+    fn default() -> Self {
+        Tor { config_file: None, bridges: Vec::new(), self_test: true }
+    }
 }
 
 /// What bounds the node's use of memory and descriptors against strangers and guests.
@@ -103,6 +131,8 @@ impl Config {
             allow: Vec::new(),
             name_servers: Vec::new(),
             log_destinations: false,
+            tor: None,
+            seed_file: None,
             limits: Bounds::default(),
         }
     }
@@ -119,6 +149,10 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("."));
         config.state_dir = folder.join(&config.state_dir);
         config.bootstrap_cover_file = config.bootstrap_cover_file.map(|file| folder.join(file));
+        config.seed_file = config.seed_file.map(|file| folder.join(file));
+        if let Some(tor) = &mut config.tor {
+            tor.config_file = tor.config_file.take().map(|file| folder.join(file));
+        }
         config.check().map_err(|error| match error.hint_text() {
             Some(hint) => bad(error.message().to_owned()).hint(hint),
             None => bad(error.message().to_owned()),
@@ -156,14 +190,27 @@ impl Config {
 
     /// The bootstrap's cover key, if claims are possible.
     pub fn bootstrap_cover(&self) -> Result<Option<CoverKey>> {
-        let Some(path) = &self.bootstrap_cover_file else { return Ok(None) };
-        let bytes = fs::read_private(path, 64)?;
-        let key = std::str::from_utf8(&bytes).ok().and_then(|text| from_base64_array(text.trim()));
-        key.map(|key| Some(CoverKey::from_bytes(key))).ok_or_else(|| {
-            Error::new(Code::Usage, format!("{} does not hold a cover key (32 bytes as base64url)", path.display()))
-                .hint("deploy the machine again, or remove `bootstrap_cover_file` if it is claimed already")
-        })
+        let key = self.bootstrap_cover_file.as_deref().map(|path| {
+            read_key(path, "a cover key")
+                .map_err(|error| error.hint("deploy the machine again, or remove `bootstrap_cover_file` if it is claimed already"))
+        });
+        Ok(key.transpose()?.map(|key| CoverKey::from_bytes(*key)))
     }
+
+    /// The seed to begin with, if one was given.
+    pub fn first_seed(&self) -> Result<Option<Seed>> {
+        let Some(path) = &self.seed_file else { return Ok(None) };
+        let key = read_key(path, "a seed").map_err(|error| error.hint("deploy the machine again, with another --seed-file or none"))?;
+        Ok(Some(Seed::from_bytes(&key)))
+    }
+}
+
+/// 32 secret bytes as base64url, in a file that others cannot read.
+fn read_key(path: &Path, what: &str) -> Result<Zeroizing<[u8; 32]>> {
+    let bytes = Zeroizing::new(fs::read_private(path, 64)?);
+    let key = std::str::from_utf8(&bytes).ok().and_then(|text| from_base64_array(text.trim()));
+    key.map(Zeroizing::new)
+        .ok_or_else(|| Error::new(Code::Usage, format!("{} does not hold {what} (32 bytes as base64url)", path.display())))
 }
 
 /// Writes a cover key where [`Config::bootstrap_cover_file`] points.

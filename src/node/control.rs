@@ -2,12 +2,13 @@
 
 use super::core::Core;
 use super::egress::Rule;
+use super::onion::Onion;
 use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
-    ControlRequest, EvidenceReply, LogsReply, LogsRequest, MAX_LOG_LINES, Message, Nothing, PolicyReply, Reply, Revoked, Status,
-    write_reply,
+    ControlRequest, Discovery, EvidenceReply, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply,
+    Reply, Revoked, Status, write_reply,
 };
 use crate::token::SignedRevocation;
 use crate::trust::Refusal;
@@ -35,6 +36,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
             core.drain();
             send(stream, Reply::Done(Nothing)).await
         }
+        ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
         ControlRequest::Stop => {
             core.log.event("stop.asked").write();
             let sent = send(stream, Reply::Done(Nothing)).await;
@@ -85,6 +87,7 @@ fn status(core: &Core) -> Status {
         draining: core.gate.is_draining(),
         allow: core.policy().allow().iter().map(ToString::to_string).collect(),
         grants: core.gate.grants(),
+        onion: core.onion.as_ref().map(Onion::status),
     }
 }
 
@@ -98,9 +101,43 @@ async fn revoke(core: &Arc<Core>, list: &[Vec<u8>]) -> Reply<Revoked> {
     let gate = core.gate.clone();
     match tokio::task::spawn_blocking(move || gate.revoke(&list)).await {
         Ok(Ok(closed)) => {
+            onion_forgets(core).await;
             core.log.event("grant.revoked").with("count", accepted).with("closed", closed).write();
             Reply::Done(Revoked { accepted, closed: closed as u64 })
         }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+/// Who was cut off is not to find the restricted service either.
+async fn onion_forgets(core: &Arc<Core>) {
+    let (Some(onion), gate) = (&core.onion, core.gate.clone()) else { return };
+    if let Ok(Ok(keys)) = tokio::task::spawn_blocking(move || gate.state().discovery(now_s())).await {
+        onion.set_discovery(keys);
+    }
+}
+
+/// Remembers the key first: it must be known after a restart, too.
+async fn discover(core: &Arc<Core>, discovery: Discovery) -> Reply<Nothing> {
+    let Some(onion) = &core.onion else {
+        return failed("precondition", "this node is no onion service; deploy it with --tor");
+    };
+    let (gate, now) = (core.gate.clone(), now_s());
+    let kept = tokio::task::spawn_blocking(move || {
+        if gate.state().discovery(now)?.len() >= MAX_DISCOVERY_KEYS {
+            return Ok(None);
+        }
+        gate.state().add_discovery(&discovery.grant, &discovery.key, discovery.expires)?;
+        gate.state().discovery(now).map(Some)
+    });
+    match kept.await {
+        Ok(Ok(Some(keys))) => {
+            onion.set_discovery(keys);
+            core.log.event("discovery.added").grant(&discovery.grant).write();
+            Reply::Done(Nothing)
+        }
+        Ok(Ok(None)) => failed("limit-reached", format!("a restricted onion service has at most {MAX_DISCOVERY_KEYS} friends at a time")),
         Ok(Err(error)) => failed_with(&error),
         Err(_) => failed("failed", "the node could not finish it"),
     }

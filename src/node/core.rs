@@ -4,8 +4,9 @@ use super::config::Config;
 use super::egress::{Policy, Rule};
 use super::gate::Gate;
 use super::log::Log;
-use super::ready::Ready;
+use super::onion::Onion;
 use super::slots::Slots;
+use crate::owner::ready::Ready;
 use crate::session::Acceptor;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -44,6 +45,8 @@ pub(super) struct Core {
     pub(super) unanswered: AtomicU64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) flush: Notify,
+    /// The onion service, if the node is one.
+    pub(super) onion: Option<Onion>,
     policy: RwLock<Arc<Policy>>,
     streams: AtomicUsize,
     app_digest: OnceCell<[u8; 32]>,
@@ -68,6 +71,7 @@ pub(super) struct Parts {
     pub(super) gate: Arc<Gate>,
     pub(super) acceptor: Acceptor,
     pub(super) policy: Policy,
+    pub(super) onion: Option<Onion>,
 }
 
 impl Core {
@@ -87,6 +91,7 @@ impl Core {
             unanswered: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
+            onion: parts.onion,
             policy: RwLock::new(Arc::new(parts.policy)),
             streams: AtomicUsize::new(0),
             app_digest: OnceCell::new(),
@@ -162,6 +167,7 @@ impl Core {
         ready.claimed = self.gate.owner().is_some();
         ready.sessions = self.gate.sessions();
         ready.draining = self.gate.is_draining();
+        ready.onion = self.onion.as_ref().map(Onion::status);
         ready
     }
 

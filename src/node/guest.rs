@@ -36,10 +36,10 @@ struct Guest {
 }
 
 /// Serves a session until it is over.
-pub(super) async fn serve(core: Arc<Core>, resolver: Arc<Resolver>, admitted: Admitted, session: Session) {
+pub(super) async fn serve(core: &Arc<Core>, resolver: Arc<Resolver>, admitted: Admitted, session: Session, via: &'static str) {
     admitted.live.attach(session.clone());
     let role = if admitted.role == Role::Control { "control" } else { "exit" };
-    core.log.event("session.open").grant(&admitted.grant).with("role", role).write();
+    core.log.event("session.open").grant(&admitted.grant).with("role", role).with("via", via).write();
     let guest = Arc::new(Guest { core: core.clone(), resolver, admitted });
     loop {
         let left = Duration::from_secs(guest.admitted.expires.saturating_sub(now_s()));

@@ -11,9 +11,9 @@ pub mod gate;
 mod guest;
 pub mod log;
 pub mod meter;
+mod onion;
 #[cfg(test)]
 mod process_tests;
-pub mod ready;
 mod serve;
 mod slots;
 pub mod state;
@@ -22,17 +22,18 @@ mod tests;
 
 pub use config::{Bounds, Config, write_cover_file};
 pub use log::Log;
-pub use ready::Ready;
 pub use serve::Node;
 
 use crate::error::{Doing, Result};
+use crate::owner::ready::{self, Ready};
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where a node's seed comes from: here always its own state folder.
 const SEED_SOURCE: &str = "local";
 
-/// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once connections are accepted.
+/// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once friends can come
+/// by every way that it offers.
 pub fn run(config: &Path, on_ready: impl FnOnce(&Ready)) -> Result<()> {
     let config = Config::read(config)?;
     let log = Log::to(std::io::stderr(), config.log_destinations);
@@ -43,21 +44,27 @@ pub fn run(config: &Path, on_ready: impl FnOnce(&Ready)) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).doing("watch", "SIGINT")?;
     let _survive_the_terminal = signal(SignalKind::hangup()).doing("watch", "SIGHUP")?;
     let node = Node::start(config, log.clone())?;
-    let ready = node.ready();
-    log.event("ready").with("listen", ready.listen.to_string()).with("node", ready.node.as_str()).with("claimed", ready.claimed).write();
-    on_ready(&ready);
     let manager = std::env::var_os("NOTIFY_SOCKET");
     let tell = |state| {
         if let Err(error) = ready::notify(manager.as_deref(), state) {
             log.event("notify.failed").with("error", error.to_string()).write();
         }
     };
-    tell("READY=1");
+    let announce = async {
+        node.reachable().await;
+        let ready = node.ready();
+        let line = log.event("ready").with("listen", ready.listen.to_string()).with("node", ready.node.as_str());
+        line.with("claimed", ready.claimed).write();
+        on_ready(&ready);
+        tell("READY=1");
+        std::future::pending::<()>().await;
+    };
     runtime.block_on(async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = node.ended() => {}
+            () = announce => {}
         }
     });
     tell("STOPPING=1");

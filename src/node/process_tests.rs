@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn node_child() {
     let Some(config) = std::env::var_os("PORTDISTRICT_NODE_CHILD") else { return };
-    run(Path::new(&config), |ready| println!("{}", ready.line())).unwrap();
+    run(Path::new(&config), |ready| print!("{}", ready.lines())).unwrap();
 }
 
 struct Place {

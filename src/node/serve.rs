@@ -8,19 +8,21 @@ use super::core::{Core, Parts, Phase};
 use super::egress::Policy;
 use super::gate::Gate;
 use super::log::Log;
-use super::ready::{Ready, Socket};
+use super::onion::{self, Onion};
 use super::slots::Slot;
 use super::state::State;
 use super::{claim, guest};
 use crate::config::time::now_s;
 use crate::error::{Code, Doing, Error, Result};
 use crate::keyring::{Purpose, x25519_public};
+use crate::owner::ready::{Ready, Socket};
 use crate::resolve::{Resolver, Sources};
-use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, ReplayGuard, Request, Welcome, linger};
+use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, Io, ReplayGuard, Request, Welcome, linger};
+use crate::trust::Refusal;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -64,8 +66,9 @@ impl Node {
     pub fn start_with(config: Config, log: Log, sources: &Sources) -> Result<Node> {
         config.check()?;
         raise_descriptor_limit();
-        let state = State::open(&config.state_dir)?;
-        let secret = state.seed()?.derive(Purpose::NodeNoise);
+        let state = State::open_with(&config.state_dir, config.first_seed()?.as_ref())?;
+        let seed = state.seed()?;
+        let secret = seed.derive(Purpose::NodeNoise);
         let key = x25519_public(&secret);
         let replay = ReplayGuard::open(&config.state_dir.join("replay"), now_s())?;
         let acceptor = Acceptor::new(&secret, config.bootstrap_cover()?, replay);
@@ -79,8 +82,11 @@ impl Node {
         let socket = Socket::bind(&config.state_dir)?;
         let policy = Policy::new(allow, vec![address]);
         let fixed_owner = config.owner_key()?;
-        let core = Arc::new(Core::new(Parts { config, fixed_owner, key, address, log, gate, acceptor, policy }));
+        let discovery = gate.state().discovery(now_s())?;
+        let onion = config.tor.as_ref().map(|_| Onion::new(&seed, discovery));
+        let core = Arc::new(Core::new(Parts { config, fixed_owner, key, address, log, gate, acceptor, policy, onion }));
         let shards = Shards::start(&core, sources)?;
+        let onion = onion::start(&core, sources)?;
         let supervisor = {
             let core = core.clone();
             let runtime = runtime()?;
@@ -89,6 +95,9 @@ impl Node {
                 runtime.block_on(supervise(&core, door, &socket));
                 drop(socket);
                 shards.join();
+                if let Some(onion) = onion {
+                    let _ = onion.join();
+                }
                 finish(&core);
             })?
         };
@@ -98,6 +107,13 @@ impl Node {
     /// What is said once it is ready.
     pub fn ready(&self) -> Ready {
         self.core.ready()
+    }
+
+    /// Waits until friends can come by every way that the node offers: at once by TCP, over Tor when the way was tried.
+    pub async fn reachable(&self) {
+        if let Some(onion) = &self.core.onion {
+            let _ = onion.follow().wait_for(|status| status.state.is_reachable()).await;
+        }
     }
 
     /// The address it really listens at.
@@ -250,15 +266,42 @@ async fn shard(core: Arc<Core>, resolver: Arc<Resolver>, mut arrivals: mpsc::Rec
             () = &mut ending => break,
         };
         let number = slot.number();
-        let task = tokio::spawn(connection(core.clone(), resolver.clone(), tcp, peer, slot));
+        let Ok(tcp) = TcpStream::from_std(tcp) else { continue };
+        let task = tokio::spawn(connection(core.clone(), resolver.clone(), tcp, Source::Direct(peer.ip()), slot));
         core.handshakes.arm(number, task.abort_handle());
     }
 }
 
-async fn connection(core: Arc<Core>, resolver: Arc<Resolver>, tcp: std::net::TcpStream, peer: SocketAddr, slot: Slot) {
-    let Ok(tcp) = TcpStream::from_std(tcp) else { return };
-    match core.acceptor.accept(tcp, now_s()).await {
-        Ok(Incoming::Session(request)) => session(core, resolver, *request, slot).await,
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// TCP from this address.
+    Direct(IpAddr),
+    /// The onion service; nobody knows from where.
+    Tor,
+}
+
+impl Source {
+    /// Whom it is counted for. All who come over Tor share one budget.
+    pub(super) fn ip(self) -> IpAddr {
+        match self {
+            Source::Direct(ip) => ip,
+            Source::Tor => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Source::Direct(_) => "direct",
+            Source::Tor => "tor",
+        }
+    }
+}
+
+/// Serves one connection, whatever it comes over, from its first byte to its last.
+pub(super) async fn connection(core: Arc<Core>, resolver: Arc<Resolver>, io: impl Io, source: Source, slot: Slot) {
+    match core.acceptor.accept(io, now_s()).await {
+        Ok(Incoming::Session(request)) => session(core, resolver, *request, source, slot).await,
         Ok(Incoming::Bootstrap(pipe)) => {
             let _ = claim::serve(&core, *pipe).await;
         }
@@ -271,7 +314,7 @@ async fn connection(core: Arc<Core>, resolver: Arc<Resolver>, tcp: std::net::Tcp
             // The place is free again for somebody who knows what to say.
             drop(slot);
             if !matches!(error, AcceptError::Io(_)) {
-                hold(&core, io, peer.ip());
+                hold(&core, io, source.ip());
             }
         }
     }
@@ -289,7 +332,12 @@ fn hold(core: &Core, io: BoxedIo, ip: IpAddr) {
     core.lingering.arm(number, task.abort_handle());
 }
 
-async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, slot: Slot) {
+async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, source: Source, slot: Slot) {
+    if core.onion.as_ref().is_some_and(|onion| onion.is_self_test(&request.client)) {
+        // The answer alone shows that the way through the network ends here.
+        let _ = request.refuse(Refusal::UnknownKey, "self-test").await;
+        return;
+    }
     match core.gate.admit(request.client, &request.hello, now_s()).await {
         Err(refusal) => {
             let _ = request.refuse(refusal, &refusal.for_friend("this exit")).await;
@@ -302,7 +350,8 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, slo
             let welcome = Welcome { session_id, limits: admitted.limits, expires: admitted.expires };
             let Ok(session) = request.welcome(welcome).await else { return };
             drop(slot);
-            guest::serve(core, resolver, admitted, session).await;
+            let _counted = core.onion.as_ref().filter(|_| source == Source::Tor).map(Onion::count_client);
+            guest::serve(&core, resolver, admitted, session, source.as_str()).await;
         }
     }
 }

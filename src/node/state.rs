@@ -16,7 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Steps from one schema to the next; a step is never changed once released.
-const SCHEMA: [&str; 1] = ["
+const SCHEMA: [&str; 2] = [
+    "
     CREATE TABLE node (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         seed BLOB NOT NULL CHECK (length(seed) = 32),
@@ -49,7 +50,16 @@ const SCHEMA: [&str; 1] = ["
         count INTEGER NOT NULL,
         last_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    -- Who may discover the restricted onion service, and because of which grant.
+    CREATE TABLE discovery (
+        key BLOB PRIMARY KEY CHECK (length(key) = 32),
+        grant_id BLOB NOT NULL CHECK (length(grant_id) = 8),
+        expires INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// A grant's id.
 pub type GrantId = [u8; 8];
@@ -116,6 +126,11 @@ pub struct State {
 impl State {
     /// Opens or makes `node.db` in a folder that is made with mode 0700 if missing.
     pub fn open(dir: &Path) -> Result<State> {
+        Self::open_with(dir, None)
+    }
+
+    /// The same; a new one begins with `first_seed` instead of a random seed.
+    pub fn open_with(dir: &Path, first_seed: Option<&Seed>) -> Result<State> {
         fs::ensure_private_dir(dir)?;
         let lock = fs::try_lock(&dir.join("node.lock"))?.ok_or_else(|| {
             Error::new(Code::Exists, format!("another node runs in {}", dir.display()))
@@ -130,11 +145,11 @@ impl State {
         })?;
         let db = Connection::open(&path).map_err(|error| failed(&path, error))?;
         let mut state = State { db: Mutex::new(db), path, _lock: lock };
-        state.prepare()?;
+        state.prepare(first_seed)?;
         Ok(state)
     }
 
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self, first_seed: Option<&Seed>) -> Result<()> {
         let path = self.path.clone();
         let db = self.db.get_mut().unwrap_or_else(PoisonError::into_inner);
         let wrap = |error| failed(&path, error);
@@ -154,7 +169,9 @@ impl State {
         tx.pragma_update(None, "user_version", SCHEMA.len() as u32).map_err(wrap)?;
         let known: bool = tx.query_row("SELECT EXISTS (SELECT 1 FROM node)", [], |row| row.get(0)).map_err(wrap)?;
         if !known {
-            tx.execute("INSERT INTO node (one, seed) VALUES (1, ?1)", params![Seed::random()?.expose()]).map_err(wrap)?;
+            let random = Seed::random()?;
+            let seed = first_seed.unwrap_or(&random);
+            tx.execute("INSERT INTO node (one, seed) VALUES (1, ?1)", params![seed.expose()]).map_err(wrap)?;
         }
         tx.commit().map_err(wrap)
     }
@@ -181,7 +198,7 @@ impl State {
         run().map_err(|error| failed(&self.path, error))
     }
 
-    /// The node's own seed, random, made at the first start.
+    /// The node's own seed: given or random, and fixed at the first start.
     pub fn seed(&self) -> Result<Seed> {
         let bytes: [u8; 32] =
             self.lock().query_row("SELECT seed FROM node", [], |row| row.get(0)).map_err(|error| failed(&self.path, error))?;
@@ -264,6 +281,27 @@ impl State {
                     count => reuse.execute(params![id, clamp(count), clamp(used.last_reuse.unwrap_or(0))]).map(drop),
                 }
             })
+        })
+    }
+
+    /// Lets a key discover the restricted onion service until its grant expires.
+    pub fn add_discovery(&self, grant: &GrantId, key: &[u8; 32], expires: u64) -> Result<()> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO discovery (key, grant_id, expires) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET grant_id = excluded.grant_id, expires = excluded.expires",
+                params![key, grant, clamp(expires)],
+            )
+            .map(drop)
+        })
+    }
+
+    /// The keys that may discover the restricted onion service now; those whose grant is over or taken back are forgotten.
+    pub fn discovery(&self, now: u64) -> Result<Vec<[u8; 32]>> {
+        self.write(|tx| {
+            tx.execute("DELETE FROM discovery WHERE expires <= ?1 OR grant_id IN (SELECT target FROM revocations)", params![clamp(now)])?;
+            let mut rows = tx.prepare_cached("SELECT key FROM discovery ORDER BY expires DESC")?;
+            rows.query_map([], |row| row.get(0))?.collect()
         })
     }
 

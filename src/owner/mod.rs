@@ -1,5 +1,6 @@
 //! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
 
+pub mod ready;
 pub mod revocations;
 
 use crate::config::Label;
@@ -19,6 +20,10 @@ use tokio::net::TcpStream;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the operator's own address among what a provider remembers of a machine.
 pub const DIAL: &str = "dial";
+/// Name of its onion address there.
+pub const ONION: &str = "onion";
+/// Name of the onion address that only those find whose discovery key the node knows.
+pub const ONION_RESTRICTED: &str = "onion_restricted";
 
 /// A control session; it ends when this is dropped.
 pub struct Control(ControlClient);

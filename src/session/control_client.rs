@@ -1,7 +1,7 @@
 //! The owner's requests to a node, each on a stream of its own.
 
 use super::messages::{
-    ControlRequest, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
+    ControlRequest, Discovery, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
 };
 use super::{Hello, Session};
 use crate::encoding::cbor::Map;
@@ -77,6 +77,11 @@ impl ControlClient {
     /// Takes no new sessions and ends when the last one has ended.
     pub async fn drain(&self) -> Result<Nothing> {
         self.ask(&ControlRequest::Drain).await
+    }
+
+    /// Lets the holder of a key discover the node's restricted onion service.
+    pub async fn discovery(&self, discovery: Discovery) -> Result<Nothing> {
+        self.ask(&ControlRequest::Discovery(discovery)).await
     }
 
     /// Ends now.

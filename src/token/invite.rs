@@ -8,15 +8,20 @@ use super::grant::{SignedGrant, key};
 use super::secret::Secret16;
 use crate::config::Label;
 use crate::encoding::cbor::{CborError, Map, Value};
+use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// The longest line of an invite for the direct transport.
 pub const DIRECT_BLOB_LIMIT: usize = 450;
+/// The longest line of an invite that names an onion address.
+pub const TOR_BLOB_LIMIT: usize = 480;
 
 const MAX_ADDRESSES: usize = 4;
 const DIRECT: u64 = 1;
+const TOR: u64 = 2;
+const DIRECT_AND_TOR: u64 = 3;
 
 /// Keys of the invite's map.
 mod field {
@@ -27,16 +32,50 @@ mod field {
     pub(super) const SIGNATURE: u64 = 4;
     pub(super) const SECRET: u64 = 5;
     pub(super) const NAME: u64 = 6;
+    pub(super) const ONION: u64 = 7;
+    pub(super) const RESTRICTED: u64 = 8;
 }
 
-/// How the node is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP to one of these addresses (`host:port`, IPv6 in brackets), best first.
-    Direct {
-        /// One to four of them.
-        addresses: Vec<String>,
-    },
+/// How the node is reached: by TCP, over Tor, or by TCP with Tor to fall back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transport {
+    /// At most four of `host:port` (IPv6 in brackets), best first; none without the direct transport.
+    pub addresses: Vec<String>,
+    /// Its onion service; none without Tor.
+    pub onion: Option<Onion>,
+}
+
+/// A node's onion service, as an invite names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onion {
+    /// Where it is.
+    pub address: OnionAddress,
+    /// Whether it is found only with the discovery key that follows from the invite's secret.
+    pub restricted: bool,
+}
+
+impl Transport {
+    /// By TCP alone.
+    pub fn direct(addresses: Vec<String>) -> Transport {
+        Transport { addresses, onion: None }
+    }
+
+    /// The name on the command line and in the ledger.
+    pub fn as_str(&self) -> &'static str {
+        match (self.addresses.is_empty(), self.onion.is_some()) {
+            (_, false) => "direct",
+            (true, true) => "tor",
+            (false, true) => "direct,tor",
+        }
+    }
+
+    fn number(&self) -> u64 {
+        match (self.addresses.is_empty(), self.onion.is_some()) {
+            (_, false) => DIRECT,
+            (true, true) => TOR,
+            (false, true) => DIRECT_AND_TOR,
+        }
+    }
 }
 
 /// What the friend is given.
@@ -66,11 +105,13 @@ impl fmt::Debug for Invite {
 }
 
 impl Invite {
-    /// The line for a chat. Fails if it would be longer than [`DIRECT_BLOB_LIMIT`], or if the parts do not belong together.
+    /// The line for a chat. Fails if it would be longer than [`DIRECT_BLOB_LIMIT`] (with Tor [`TOR_BLOB_LIMIT`]), or if the
+    /// parts do not belong together.
     pub fn to_blob(&self) -> Result<String> {
         let line = blob::encode(Type::Invite, &self.content()?);
-        if line.len() > DIRECT_BLOB_LIMIT {
-            return Err(Error::new(Code::Usage, format!("the invite would have {} characters, more than {DIRECT_BLOB_LIMIT}", line.len()))
+        let limit = if self.transport.onion.is_some() { TOR_BLOB_LIMIT } else { DIRECT_BLOB_LIMIT };
+        if line.len() > limit {
+            return Err(Error::new(Code::Usage, format!("the invite would have {} characters, more than {limit}", line.len()))
                 .hint("give fewer addresses, a shorter host name, or fewer egress rules"));
         }
         Ok(line)
@@ -87,18 +128,23 @@ impl Invite {
     }
 
     fn content(&self) -> Result<Vec<u8>> {
-        let Transport::Direct { addresses } = &self.transport;
-        let mut list = Vec::new();
-        for address in addresses {
-            list.push(address_to_value(address)?);
-        }
-        if list.is_empty() || list.len() > MAX_ADDRESSES {
+        let Transport { addresses, onion } = &self.transport;
+        let list = addresses.iter().map(|address| address_to_value(address)).collect::<Result<Vec<_>>>()?;
+        if (list.is_empty() && onion.is_none()) || list.len() > MAX_ADDRESSES {
             return Err(Error::new(Code::Usage, format!("an invite holds 1 to {MAX_ADDRESSES} addresses, not {}", list.len()))
                 .hint("name the addresses that a friend can reach"));
         }
+        let restricted = onion.is_some_and(|onion| onion.restricted);
+        if restricted && self.secret.is_none() {
+            return Err(
+                Error::new(Code::Usage, "an invite without a secret cannot find a restricted onion service").hint("leave out --restricted")
+            );
+        }
         let map = Map::new()
-            .with(field::TRANSPORT, DIRECT)
-            .with(field::ADDRESSES, list)
+            .with(field::TRANSPORT, self.transport.number())
+            .with_some(field::ADDRESSES, (!list.is_empty()).then_some(list))
+            .with_some(field::ONION, onion.map(|onion| *onion.address.key()))
+            .with_some(field::RESTRICTED, restricted.then_some(true))
             .with(field::NODE, self.node)
             .with(field::GRANT, self.short_grant()?)
             .with(field::SIGNATURE, *self.grant.signature())
@@ -110,11 +156,12 @@ impl Invite {
     fn from_content(bytes: &[u8]) -> Result<Invite, BlobError> {
         let mut map = Map::decode(bytes, blob::MAX_CONTENT)?;
         // First of all: the other fields of an unknown transport are unknown too.
-        match map.uint(field::TRANSPORT)? {
-            DIRECT => {}
+        let transport = match map.uint(field::TRANSPORT)? {
+            DIRECT => Transport::direct(addresses(&mut map)?),
+            TOR => Transport { addresses: Vec::new(), onion: Some(onion(&mut map)?) },
+            DIRECT_AND_TOR => Transport { addresses: addresses(&mut map)?, onion: Some(onion(&mut map)?) },
             other => return Err(BlobError::UnknownTransport(other)),
-        }
-        let addresses = addresses(&mut map)?;
+        };
         let node = map.array(field::NODE)?;
         let secret = map.opt_array(field::SECRET)?.map(Secret16::from_bytes);
         let short = map.opt_map(field::GRANT)?.ok_or(CborError::Field(field::GRANT))?;
@@ -124,7 +171,10 @@ impl Invite {
         if !grant.verify_signature() {
             return Err(BlobError::Signature);
         }
-        Ok(Invite { transport: Transport::Direct { addresses }, node, grant, secret, name })
+        if transport.onion.is_some_and(|onion| onion.restricted) && secret.is_none() {
+            return Err(CborError::Field(field::RESTRICTED).into());
+        }
+        Ok(Invite { transport, node, grant, secret, name })
     }
 
     fn short_grant(&self) -> Result<Map> {
@@ -160,6 +210,16 @@ fn whole_grant(mut map: Map, node: [u8; 32], secret: Option<&Secret16>) -> Resul
         map.insert(key::SUBJECT, secret.subject());
     }
     Ok(map.encode())
+}
+
+fn onion(map: &mut Map) -> Result<Onion, CborError> {
+    let address = OnionAddress::from_key(map.array(field::ONION)?);
+    // Only the one spelling: absent, or true.
+    let restricted = map.keys().any(|key| key == field::RESTRICTED);
+    if restricted && !map.flag(field::RESTRICTED)? {
+        return Err(CborError::Field(field::RESTRICTED));
+    }
+    Ok(Onion { address, restricted })
 }
 
 fn addresses(map: &mut Map) -> Result<Vec<String>, CborError> {

@@ -16,7 +16,7 @@ mod tests;
 
 pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
 pub use identity::{Identity, SignedIdentity};
-pub use invite::{DIRECT_BLOB_LIMIT, Invite, Transport};
+pub use invite::{DIRECT_BLOB_LIMIT, Invite, Onion, TOR_BLOB_LIMIT, Transport};
 pub use revocation::{Revocation, SignedRevocation, Target};
 pub use secret::Secret16;
 

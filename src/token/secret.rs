@@ -29,6 +29,17 @@ impl Secret16 {
         Zeroizing::new(blake3::derive_key("portdistrict v1 invite-subject", &self.0))
     }
 
+    /// The X25519 secret that finds a restricted onion service.
+    pub fn discovery_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key("portdistrict v1 invite-discovery", &self.0))
+    }
+
+    /// The public half of [`Secret16::discovery_secret`], which the node learns from the owner.
+    pub fn discovery(&self) -> [u8; 32] {
+        let secret = x25519_dalek::StaticSecret::from(*self.discovery_secret());
+        x25519_dalek::PublicKey::from(&secret).to_bytes()
+    }
+
     /// The public half, which the grant names as its subject.
     pub fn subject(&self) -> [u8; 32] {
         let secret = x25519_dalek::StaticSecret::from(*self.subject_secret());

@@ -1,6 +1,7 @@
 //! Nothing that a guarded command started outlives it, whoever ends and however.
 
 use crate::home::{Home, Ran};
+use crate::story::wait_for;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -55,8 +56,18 @@ fn the_status_of_the_command_is_the_guard_s() {
     Ran::of(guard(&home, &["--", "sh", "-c", "kill -9 $$"])).fails(137);
     let missing = Ran::of(guard(&home, &["--", "no-such-command"])).fails(3);
     assert!(missing.contains("`no-such-command`") && missing.contains("hint:"), "{missing}");
-    Ran::of(guard(&home, &["--"])).fails(2);
     assert!(!home.path().exists());
+}
+
+#[test]
+fn without_a_command_it_keeps_the_scratch_folder_until_it_is_ended() {
+    let home = Home::new();
+    let folder = scratch(&home);
+    let mut child = guard(&home, &["--scratch", folder.to_str().unwrap(), "--"]).spawn().unwrap();
+    wait_for("the folder", || folder.exists());
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!folder.exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A home of its own for one test: empty environment, fixed width.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,11 +13,18 @@ pub(crate) fn program() -> &'static str {
 /// A temporary folder that is a home.
 pub(crate) struct Home {
     dir: tempfile::TempDir,
+    variables: Vec<(String, OsString)>,
 }
 
 impl Home {
     pub(crate) fn new() -> Home {
-        Home { dir: tempfile::tempdir().unwrap() }
+        Home { dir: tempfile::tempdir().unwrap(), variables: Vec::new() }
+    }
+
+    /// The same with one more variable in the environment of every command.
+    pub(crate) fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Home {
+        self.variables.push((name.to_owned(), value.into()));
+        self
     }
 
     /// The folder `--home` names; nothing has made it yet.
@@ -49,6 +56,7 @@ impl Home {
         let set: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(OsStr::to_owned))).collect();
         let bin = Path::new(program()).parent().unwrap();
         command.env_clear().env("COLUMNS", "100").env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin", bin.display()));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         for (name, value) in set {
             if let Some(value) = value {
                 command.env(name, value);

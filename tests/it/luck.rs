@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs a script where mounting is allowed; false where this user may not.
-fn with_mounts(home: &Home, script: &str) -> Option<Ran> {
+pub(crate) fn with_mounts(home: &Home, script: &str) -> Option<Ran> {
     let may = |args: &[&str]| Command::new("unshare").args(args).arg("true").output().is_ok_and(|out| out.status.success());
     let way = [vec!["--mount"], vec!["--user", "--map-root-user", "--mount"]].into_iter().find(|way| may(way));
     let Some(way) = way else {

@@ -13,4 +13,6 @@ mod machine;
 mod ndpi;
 mod readme;
 mod story;
+mod tor;
+mod tornet;
 mod web;

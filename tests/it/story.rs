@@ -4,6 +4,7 @@ use crate::home::{Home, Ran};
 use crate::web::{BIG, GREETING, Web};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// An operator with one claimed exit `home`.
@@ -45,7 +46,7 @@ impl Drop for Operator {
 }
 
 /// The blob in what `exit invite` printed.
-fn blob(text: &str) -> String {
+pub(crate) fn blob(text: &str) -> String {
     text.split_whitespace().find(|word| word.starts_with("portdistrict-invite1:")).unwrap_or_else(|| panic!("no blob in {text}")).to_owned()
 }
 
@@ -57,23 +58,38 @@ pub(crate) fn try_curl(friend: &Home, blob: &str, url: &str) -> Ran {
 pub(crate) struct Connected {
     child: Child,
     port: u16,
+    said: Arc<Mutex<String>>,
 }
 
 impl Connected {
     pub(crate) fn start(friend: &Home, what: &str) -> Connected {
+        Connected::start_with(friend, what, &[])
+    }
+
+    pub(crate) fn start_with(friend: &Home, what: &str, more: &[&str]) -> Connected {
         let port = free_port();
-        let mut child = friend.command(["exit", "connect", what, "--port", &port.to_string()]).stdin(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = child.try_wait().unwrap() {
-                let mut text = String::new();
-                std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut text).unwrap();
-                panic!("connect ended with {status}: {text}");
+        let port_word = port.to_string();
+        let words = ["exit", "connect", what, "--port", &port_word];
+        let mut child = friend.command(words.iter().chain(more)).stdin(Stdio::null()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let written = said.clone();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| *written.lock().unwrap() += &(line + "\n")));
+        let mut connected = Connected { child, port, said };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !connected.said().contains("Ctrl-C ends it") {
+            if let Some(status) = connected.child.try_wait().unwrap() {
+                panic!("connect ended with {status}: {}", connected.said());
             }
-            assert!(Instant::now() < deadline, "connect does not listen");
+            assert!(Instant::now() < deadline, "connect does not listen: {}", connected.said());
             std::thread::sleep(Duration::from_millis(20));
         }
-        Connected { child, port }
+        connected
+    }
+
+    /// What it has written to stderr.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     pub(crate) fn curl(&self, scheme: &str, url: &str) -> Command {
@@ -278,9 +294,9 @@ fn a_killed_try_leaves_no_process_behind() {
 }
 
 pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 10 s");
+        assert!(Instant::now() < deadline, "{what}: not within 20 s");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -45,7 +45,7 @@ async fn served() -> (FakeNode, SocketAddr, Arc<Tunnel>) {
     let node = FakeNode::start().await;
     let way = node.way();
     let reached = way.reach().await.unwrap();
-    let tunnel = Tunnel::keep(way, reached);
+    let tunnel = Tunnel::keep(way, reached, 1);
     let proxy = Proxy::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = proxy.address();
     tokio::spawn(proxy.run(tunnel.clone()));

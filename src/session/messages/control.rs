@@ -1,12 +1,14 @@
 //! What the owner may ask of a node, and the answers; the evidence stream uses the same envelope.
 
-use super::{Kind, MAX_BOOTSTRAP, MAX_EVIDENCE, MAX_REPLY, MAX_REQUEST, Message, first_bytes};
+use super::{Kind, MAX_BOOTSTRAP, MAX_EVIDENCE, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
 use crate::encoding::cbor::{CborError, Map, Value};
 
 /// Most signed revocations in one request.
 pub const MAX_REVOCATIONS: usize = 128;
 /// Most grants in one status reply; those used last come first.
 pub const MAX_GRANTS: usize = 4096;
+/// Most keys that may discover a restricted onion service; more do not fit its descriptor.
+pub const MAX_DISCOVERY_KEYS: usize = 128;
 /// Most log lines in one reply.
 pub const MAX_LOG_LINES: usize = 1000;
 const MAX_TEXT: usize = 1024;
@@ -33,6 +35,19 @@ pub enum ControlRequest {
     Logs(LogsRequest),
     /// End the process.
     Stop,
+    /// Let the holder of a key discover the restricted onion service.
+    Discovery(Discovery),
+}
+
+/// A key that may discover the restricted onion service, as long as its grant holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// The grant it came with.
+    pub grant: [u8; 8],
+    /// X25519.
+    pub key: [u8; 32],
+    /// Unix seconds.
+    pub expires: u64,
 }
 
 /// Which log lines.
@@ -65,6 +80,7 @@ impl Message for ControlRequest {
             ControlRequest::Drain => op(5),
             ControlRequest::Logs(logs) => op(6).with(1, logs.after).with(2, logs.lines).with(3, logs.wait),
             ControlRequest::Stop => op(7),
+            ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
         }
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
@@ -77,6 +93,7 @@ impl Message for ControlRequest {
             5 => ControlRequest::Drain,
             6 => ControlRequest::Logs(LogsRequest { after: map.uint(1)?, lines: map.uint(2)?, wait: map.uint(3)? }),
             7 => ControlRequest::Stop,
+            8 => ControlRequest::Discovery(Discovery { grant: map.array(1)?, key: map.array(2)?, expires: map.uint(3)? }),
             _ => return Err(CborError::Field(0)),
         })
     }
@@ -229,6 +246,8 @@ pub struct Status {
     pub allow: Vec<String>,
     /// Grants that were used, revoked or misused; used last first.
     pub grants: Vec<GrantStatus>,
+    /// Its onion service, if it has one.
+    pub onion: Option<OnionStatus>,
 }
 
 impl Message for Status {
@@ -247,6 +266,7 @@ impl Message for Status {
             .with(9, self.draining)
             .with(10, self.allow.clone())
             .with(11, self.grants.iter().map(Message::to_map).collect::<Vec<_>>())
+            .with_some(12, self.onion.as_ref().map(Message::to_map))
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(Status {
@@ -262,6 +282,7 @@ impl Message for Status {
             draining: map.flag(9)?,
             allow: texts(map, 10, MAX_RULES, MAX_RULE)?,
             grants: maps(map, 11, MAX_GRANTS)?,
+            onion: opt_message(map, 12)?,
         })
     }
 }
@@ -347,4 +368,11 @@ fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, Cbo
         _ => Err(CborError::Field(key)),
     };
     map.list(key, count)?.into_iter().map(one).collect()
+}
+
+fn opt_message<T: Message>(map: &mut Map, key: u64) -> Result<Option<T>, CborError> {
+    let Some(mut inner) = map.opt_map(key)? else { return Ok(None) };
+    let message = T::from_map(&mut inner)?;
+    inner.finish()?;
+    Ok(Some(message))
 }

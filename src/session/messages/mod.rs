@@ -5,12 +5,14 @@
 
 mod claim;
 mod control;
+mod onion;
 
 pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Offer, claim_payload};
 pub use control::{
-    ControlRequest, EvidenceReply, GrantStatus, LogsReply, LogsRequest, MAX_GRANTS, MAX_LOG_LINES, MAX_REVOCATION, MAX_REVOCATIONS,
-    Nothing, PolicyReply, Reply, Revoked, Status,
+    ControlRequest, Discovery, EvidenceReply, GrantStatus, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES,
+    MAX_REVOCATION, MAX_REVOCATIONS, Nothing, PolicyReply, Reply, Revoked, Status,
 };
+pub use onion::{OnionState, OnionStatus};
 
 use crate::encoding::cbor::{CborError, Map};
 use std::io;

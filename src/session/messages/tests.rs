@@ -1,6 +1,7 @@
 //! Every message comes back as it went, and nothing else is read.
 
 use super::*;
+use crate::encoding::onion::OnionAddress;
 use proptest::prelude::*;
 use std::fmt::Debug;
 
@@ -43,7 +44,34 @@ fn status() -> Status {
         draining: true,
         allow: vec!["10.0.0.0/8".into()],
         grants: vec![grant(1), GrantStatus::default()],
+        onion: Some(onion()),
     }
+}
+
+fn onion() -> OnionStatus {
+    OnionStatus {
+        state: OnionState::Degraded,
+        reason: Some("2 of 3 introduction points hold".into()),
+        uploaded_at: Some(9),
+        tested_at: Some(10),
+        ..OnionStatus::new(OnionAddress::from_key([3; 32]), OnionAddress::from_key([4; 32]))
+    }
+}
+
+#[test]
+fn an_onion_service_tells_how_it_is_in_cbor_and_in_json() {
+    for state in OnionState::ALL {
+        let status = OnionStatus { state, ..onion() };
+        round_trip(&status);
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["state"], state.as_str());
+        assert_eq!(serde_json::from_value::<OnionStatus>(json).unwrap(), status);
+    }
+    round_trip(&OnionStatus { reason: None, uploaded_at: None, tested_at: None, ..onion() });
+    // A reason of any length travels, cut at a character.
+    let long = OnionStatus { reason: Some("ä".repeat(400)), ..onion() };
+    assert_eq!(OnionStatus::decode(&long.encode()).unwrap().reason.unwrap().len(), 300);
+    assert!(OnionState::Ready.is_reachable() && OnionState::Degraded.is_reachable() && !OnionState::Publishing.is_reachable());
 }
 
 #[test]
@@ -86,6 +114,7 @@ fn control_messages_round_trip() {
     round_trip(&ControlRequest::Drain);
     round_trip(&ControlRequest::Logs(LogsRequest { after: 1, lines: 2, wait: 3 }));
     round_trip(&ControlRequest::Stop);
+    round_trip(&ControlRequest::Discovery(Discovery { grant: [1; 8], key: [2; 32], expires: 3 }));
     round_trip(&Reply::Done(Nothing));
     round_trip(&Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
     round_trip(&Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));

@@ -139,7 +139,7 @@ fn text_made_to_look_like_many_blobs_takes_no_time() {
 fn addresses_are_taken_in_one_spelling() {
     for good in ["192.0.2.7:8443", "[2001:db8::7]:1", "exit.example.org:65535", "Exit.Example.org:443"] {
         let read = Invite::from_blob(&invite(grant(), &[good]).to_blob().unwrap()).unwrap();
-        assert_eq!(read.transport, Transport::Direct { addresses: vec![good.to_ascii_lowercase()] });
+        assert_eq!(read.transport, Transport::direct(vec![good.to_ascii_lowercase()]));
     }
     for bad in [
         "",

@@ -7,6 +7,8 @@ mod vectors;
 use super::blob::{self, BlobError, Type};
 use super::*;
 use crate::encoding::cbor::{CborError, Map};
+use crate::encoding::onion::OnionAddress;
+use crate::error::Code;
 use ed25519_dalek::SigningKey;
 
 pub(crate) fn owner() -> SigningKey {
@@ -38,12 +40,45 @@ pub(crate) fn grant() -> Grant {
 
 fn invite(grant: Grant, addresses: &[&str]) -> Invite {
     Invite {
-        transport: Transport::Direct { addresses: addresses.iter().map(|a| (*a).to_owned()).collect() },
+        transport: Transport::direct(addresses.iter().map(|a| (*a).to_owned()).collect()),
         node: NODE,
         grant: grant.sign(&owner()),
         secret: Some(secret()),
         name: Some("home".parse().unwrap()),
     }
+}
+
+/// The same, to be reached over Tor too.
+fn with_onion(invite: Invite, restricted: bool) -> Invite {
+    let onion = Some(Onion { address: OnionAddress::from_key([7; 32]), restricted });
+    Invite { transport: Transport { onion, ..invite.transport.clone() }, ..invite }
+}
+
+#[test]
+fn an_invite_over_tor_reads_back_and_stays_short() {
+    let limits = Limits { bytes: Some(u64::MAX >> 11), bits_per_second: Some(u64::MAX >> 11), streams: Some(u32::MAX) };
+    let full = Grant { limits, evidence: Some([9; 20]), ..grant() };
+    for (addresses, restricted) in
+        [(&[][..], false), (&[][..], true), (&["192.0.2.7:8443"][..], false), (&["[2001:db8::7]:8443"][..], true)]
+    {
+        let invite = with_onion(invite(full.clone(), addresses), restricted);
+        let line = invite.to_blob().unwrap();
+        assert!(line.len() <= TOR_BLOB_LIMIT, "{} for {:?}", line.len(), invite.transport);
+        assert!(Invite::from_blob(&line).unwrap() == invite);
+        assert!(Invite::from_blob(&invite.to_qr().unwrap()).unwrap() == invite);
+    }
+    let too_long =
+        with_onion(invite(full, &["exit-with-a-rather-long-name.example.org:8443", "[2001:db8::7]:8443", "[2001:db8::8]:8443"]), false);
+    assert_eq!(too_long.to_blob().unwrap_err().code(), Code::Usage);
+    let sealed = Invite { secret: None, ..with_onion(invite(grant(), &[]), true) };
+    assert_eq!(sealed.to_blob().unwrap_err().code(), Code::Usage, "without a secret there is no discovery key");
+}
+
+#[test]
+fn the_discovery_key_is_another_than_the_subject() {
+    let secret = secret();
+    assert_ne!(secret.discovery(), secret.subject());
+    assert_eq!(crate::keyring::x25519_public(&secret.discovery_secret()), secret.discovery());
 }
 
 fn line() -> String {
@@ -73,7 +108,7 @@ fn the_largest_usual_invite_stays_within_450_characters() {
     println!("largest usual invite: {} characters", line.len());
 
     let name = format!("{}.example.org:8443", "a".repeat(60));
-    invite.transport = Transport::Direct { addresses: vec![name.clone(), name] };
+    invite.transport = Transport::direct(vec![name.clone(), name]);
     let error = invite.to_blob().unwrap_err();
     assert!(error.message().contains("more than 450") && error.hint_text().is_some());
 }

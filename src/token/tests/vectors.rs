@@ -58,15 +58,25 @@ fn invites() -> Vec<Json> {
     let any_node = invite(Grant { node: None, mode: Mode::Try, ..grant() }, &["192.0.2.7:8443"]);
     let later = invite(Grant { reserved: Map::new().with(reserved::DEVICES, 3u64), ..grant() }, &["192.0.2.7:8443"]);
     let mut out = Vec::new();
-    for (name, invite) in
-        [("invite", plain), ("invite with every field", full), ("invite for any node", any_node), ("invite with a reserved field", later)]
-    {
+    let onion = |restricted| Some(Onion { address: OnionAddress::from_key([7; 32]), restricted });
+    let over_tor = Invite { transport: Transport { addresses: Vec::new(), onion: onion(false) }, ..plain.clone() };
+    let restricted = Invite { transport: Transport { addresses: Vec::new(), onion: onion(true) }, ..plain.clone() };
+    let both = Invite { transport: Transport { onion: onion(false), ..plain.transport.clone() }, ..plain.clone() };
+    for (name, invite) in [
+        ("invite", plain),
+        ("invite with every field", full),
+        ("invite for any node", any_node),
+        ("invite with a reserved field", later),
+        ("invite over Tor", over_tor),
+        ("invite over Tor to a restricted service", restricted),
+        ("invite for both ways", both),
+    ] {
         let good = invite.to_blob().unwrap();
         let mut map = Map::decode(&blob::read(Type::Invite, &good).unwrap(), 4096).unwrap();
         map.insert(4, keyring_sign("grant", invite.grant.payload()));
         out.extend(with_neighbours(name, Type::Invite, &good, &map.encode()));
     }
-    let transport = Map::new().with(0, 2u64).with(1, "abc.onion").encode();
+    let transport = Map::new().with(0, 7u64).with(1, "abc").encode();
     out.push(case("invite over a later transport", "invite", &blob::encode(Type::Invite, &transport), "unknown-transport"));
     out.push(case("grant instead of an invite", "invite", &grant().sign(&owner()).to_blob(), "wrong-type"));
     out
@@ -119,8 +129,11 @@ fn says(grant: &Grant) -> Json {
 fn run(kind: &str, text: &str) -> Result<Json, BlobError> {
     match kind {
         "invite" => Invite::from_blob(text).map(|invite| {
-            let Transport::Direct { addresses } = &invite.transport;
-            json!({ "addresses": addresses, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.grant()) })
+            let addresses = &invite.transport.addresses;
+            let onion = invite.transport.onion.map(|onion| onion.address.to_string());
+            let restricted = invite.transport.onion.is_some_and(|onion| onion.restricted);
+            let transport = invite.transport.as_str();
+            json!({ "transport": transport, "addresses": addresses, "onion": onion, "restricted": restricted, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.grant()) })
         }),
         "grant" => SignedGrant::from_blob(text).map(|signed| says(signed.grant())),
         "identity" => SignedIdentity::from_blob(text).map(|signed| {

@@ -5,6 +5,7 @@
 
 use crate::encoding::base64;
 use crate::error::{Code, Doing, Error, Result};
+use crate::session::messages::OnionStatus;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -42,6 +43,9 @@ pub struct Ready {
     pub sessions: usize,
     /// Takes no new sessions.
     pub draining: bool,
+    /// Its onion service, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onion: Option<OnionStatus>,
 }
 
 impl Ready {
@@ -56,12 +60,14 @@ impl Ready {
             claimed: false,
             sessions: 0,
             draining: false,
+            onion: None,
         }
     }
 
-    /// The line for stdout: `PORTDISTRICT_READY=ADDRESS`.
-    pub fn line(&self) -> String {
-        format!("PORTDISTRICT_READY={}", self.listen)
+    /// The lines for stdout: `PORTDISTRICT_ONION=ADDRESS` if there is one, then `PORTDISTRICT_READY=ADDRESS`.
+    pub fn lines(&self) -> String {
+        let onion = self.onion.as_ref().map_or_else(String::new, |onion| format!("PORTDISTRICT_ONION={}\n", onion.address));
+        format!("{onion}PORTDISTRICT_READY={}\n", self.listen)
     }
 }
 
@@ -157,7 +163,7 @@ mod tests {
         std::mem::forget(socket);
         drop(Socket::bind(&deep).unwrap());
         assert!(!deep.join(SOCKET).exists());
-        assert_eq!(ready.line(), "PORTDISTRICT_READY=127.0.0.1:1");
+        assert_eq!(ready.lines(), "PORTDISTRICT_READY=127.0.0.1:1\n");
     }
 
     #[test]
