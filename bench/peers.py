@@ -266,6 +266,8 @@ class Portdistrict(Peer):
 
     name = "portdistrict"
     binary = None
+    # More words for `machine deploy`.
+    deploy = ()
 
     def home(self, who):
         return {**os.environ, "PORTDISTRICT_HOME": str(self.folder / who)}
@@ -285,7 +287,7 @@ class Portdistrict(Peer):
         self.port = free_port()
         self.run("owner", "init")
         self.run("owner", "machine", "deploy", "--on", "local", "--label", "bench", "--listen", ip, "--port", str(self.port),
-                 "--address", f"{ip}:{self.port}", "--allow", self.web.target, prefix=there)
+                 "--address", f"{ip}:{self.port}", "--allow", self.web.target, *self.deploy, prefix=there)
         self.deployed = True
         self.run("owner", "machine", "claim", "bench", prefix=there)
 

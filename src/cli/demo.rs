@@ -20,8 +20,15 @@ const PAGE: &str = "Hello from a web server that only the exit can reach.\n";
 /// An owner deploys a machine and invites a friend, the friend fetches a page through it and accepts the invite, a stranger with the
 /// same text is refused, the owner revokes. Every command is printed before it runs. Nothing remains. Needs curl.
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  See it work:\n    portdistrict demo")]
-pub(super) struct DemoArgs {}
+#[command(
+    after_long_help = "EXAMPLES:\n  See it work:\n    portdistrict demo\n\nWith --tor the machine is an onion service, and the friend comes over the \
+                       Tor network."
+)]
+pub(super) struct DemoArgs {
+    /// Let the machine be an onion service, and the friend come over Tor
+    #[arg(long)]
+    tor: bool,
+}
 
 /// Who acts; each has a home of his own.
 #[derive(Clone, Copy)]
@@ -69,15 +76,20 @@ impl Scene {
 }
 
 /// The story; `web` is the address of the demo's web server.
-fn story(web: &str) -> Vec<Scene> {
-    let deploy = format!("machine deploy --on local --label demo --listen 127.0.0.1 --allow {web}");
+fn story(web: &str, tor: bool) -> Vec<Scene> {
+    let onion = if tor { " --tor" } else { "" };
+    let deploy = format!("machine deploy --on local --label demo --listen 127.0.0.1 --allow {web}{onion}");
+    let fetched = match tor {
+        true => "The friend fetches a page through the exit, over Tor; nothing remains on her side",
+        false => "The friend fetches a page through the exit; nothing remains on her side",
+    };
     let fetch = format!("exit try @invite.txt -- curl -sS http://{web}/");
     vec![
         Scene::new(Who::Owner, "Create an identity", "init"),
         Scene::new(Who::Owner, "Run an exit on this machine; guests may reach one local web server", &deploy),
         Scene::new(Who::Owner, "Take possession of it", "machine claim demo"),
         Scene::new(Who::Owner, "Make an invite that a friend can paste", "exit invite --node demo --for anna --quiet").into("invite.txt"),
-        Scene::new(Who::Anna, "The friend fetches a page through the exit; nothing remains on her side", &fetch),
+        Scene::new(Who::Anna, fetched, &fetch),
         Scene::new(Who::Anna, "She accepts it, which makes it hers alone", "exit accept @invite.txt --as demo"),
         Scene::new(Who::Stranger, "Somebody else finds the same text in a chat: refused", &fetch).fails(4),
         Scene::new(Who::Owner, "The owner is told", "status"),
@@ -155,13 +167,13 @@ impl View for Announced<'_> {
     }
 }
 
-pub(super) fn run(call: &Call) -> Result<()> {
+pub(super) fn run(call: &Call, args: &DemoArgs) -> Result<()> {
     call.block_on(async {
         let stage = Stage::build()?;
         let listener = TcpListener::bind("127.0.0.1:0").await.doing("open", "the demo's web server")?;
         let web = listener.local_addr().doing("open", "the demo's web server")?.to_string();
         let server = tokio::spawn(serve(listener));
-        for scene in story(&web) {
+        for scene in story(&web, args.tor) {
             play(call, &stage, &scene).await?;
         }
         server.abort();
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_story_parses() {
-        for scene in story("127.0.0.1:8080") {
+        for scene in story("127.0.0.1:8080", false).into_iter().chain(story("127.0.0.1:8080", true)) {
             let words = std::iter::once("portdistrict".to_owned()).chain(scene.words.clone());
             assert!(super::super::Cli::try_parse_from(words).is_ok(), "{:?}", scene.words);
         }

@@ -84,7 +84,9 @@ impl From<TransportArg> for Transports {
     after_long_help = "EXAMPLES:\n  Lend the exit `home` to anna for a day:\n    portdistrict exit invite --node home --for anna\n  \
                              For a month, at most 10 GiB and 20 Mbit/s:\n    \
                              portdistrict exit invite --node home --for bert --lifetime 30d --bytes 10G --rate 20M\n  \
-                             As a QR code for a phone:\n    portdistrict exit invite --node home --for carla --qr"
+                             As a QR code for a phone:\n    portdistrict exit invite --node home --for carla --qr\n  \
+                             To an onion service that only invited friends can find:\n    \
+                             portdistrict exit invite --node tower --for dora --restricted"
 )]
 pub(super) struct InviteArgs {
     /// Machine to lend

@@ -39,7 +39,9 @@ pub(super) enum MachineCommand {
                              Let guests reach one web server in the house:\n    \
                              portdistrict machine deploy --on local --label cellar --allow 192.168.1.5:80\n  \
                              On a port that the router forwards, under the name that friends use:\n    \
-                             portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433")]
+                             portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433\n  \
+                             Behind any router, as an onion service:\n    \
+                             portdistrict machine deploy --on local --label tower --tor")]
 pub(super) struct DeployArgs {
     /// Where to deploy
     #[arg(long, value_name = "PROVIDER", value_parser = clap::builder::PossibleValuesParser::new(["local"]))]

@@ -262,7 +262,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Init(_) => identity::init(call),
         Command::Status(_) => status::run(call),
         Command::Doctor(_) => doctor::run(call),
-        Command::Demo(_) => demo::run(call),
+        Command::Demo(args) => demo::run(call, &args),
         Command::Exit(command) => return exit::run(call, command),
         Command::Grant(command) => grant::run(call, &command),
         Command::Identity(command) => identity::run(call, &command),

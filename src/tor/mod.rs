@@ -3,6 +3,7 @@
 //! Whatever Arti reports is put into our words here (`words`); its own text goes to the debug log at most.
 
 mod facts;
+mod runtime;
 mod service;
 mod settings;
 mod words;
@@ -10,6 +11,8 @@ mod words;
 pub use facts::{Facts, layer as facts_layer};
 pub use service::{Arrival, DiscoveryKey, Hosting, Service, onion_address};
 pub use settings::{MAX_SETTINGS, Settings};
+
+use runtime::Runtime;
 
 use crate::config::fs::ensure_private_dir;
 use crate::encoding::onion::OnionAddress;
@@ -27,7 +30,6 @@ use tor_keymgr::KeystoreSelector;
 use tor_llcrypto::pk::curve25519;
 use tor_proto::ClockSkew;
 use tor_proto::client::stream::ClientStreamCtrl;
-use tor_rtcompat::PreferredRuntime;
 use zeroize::Zeroizing;
 
 pub use words::{Blocked, NOT_PUBLISHED};
@@ -115,7 +117,7 @@ pub struct Tor {
     failures: AtomicUsize,
 }
 
-type Client = Arc<TorClient<PreferredRuntime>>;
+type Client = Arc<TorClient<Runtime>>;
 
 impl Tor {
     /// Touches neither disk nor network.
@@ -150,7 +152,7 @@ impl Tor {
         for folder in [&self.places.state, &self.places.cache] {
             ensure_private_dir(folder)?;
         }
-        let runtime = PreferredRuntime::current().map_err(|e| Error::new(Code::Failed, "cannot start Tor").cause(e))?;
+        let runtime = runtime::current().map_err(|e| Error::new(Code::Failed, "cannot start Tor").cause(e))?;
         let builder = TorClient::with_runtime(runtime).config(config).bootstrap_behavior(BootstrapBehavior::OnDemand);
         let client = builder.create_unbootstrapped_async().await.map_err(|error| words::explain(&error, &self.places))?;
         Ok(slot.insert(client).clone())
@@ -192,7 +194,7 @@ impl Tor {
     }
 
     /// Tells each step of the way; ends when none is made for long.
-    async fn watch(&self, client: &TorClient<PreferredRuntime>) -> Error {
+    async fn watch(&self, client: &TorClient<Runtime>) -> Error {
         let mut events = client.bootstrap_events();
         let mut status = client.bootstrap_status();
         let mut moved = (0, Instant::now());
@@ -244,7 +246,7 @@ impl Tor {
         Err(error)
     }
 
-    fn remember_discovery(&self, client: &TorClient<PreferredRuntime>, onion: &OnionAddress, key: &[u8; 32]) -> Result<()> {
+    fn remember_discovery(&self, client: &TorClient<Runtime>, onion: &OnionAddress, key: &[u8; 32]) -> Result<()> {
         let id = HsId::from(*onion.key());
         let secret = HsClientDescEncSecretKey::from(curve25519::StaticSecret::from(*Zeroizing::new(*key)));
         // In memory only; there may be an older one for the same service.

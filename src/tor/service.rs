@@ -1,6 +1,7 @@
 //! An onion service hosted by this process: its circuits, the streams that come over them, and how it is.
 
 use super::facts::{self, Facts};
+use super::runtime::Runtime;
 use super::{ONION_PORT, Tor, words};
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
@@ -25,7 +26,6 @@ use tor_hsservice::status::{OnionServiceStatus, State};
 use tor_hsservice::{HsNickname, RendRequest, RunningOnionService, StreamRequest};
 use tor_llcrypto::pk::{curve25519, ed25519};
 use tor_proto::stream::IncomingStreamRequest;
-use tor_rtcompat::PreferredRuntime;
 
 /// Introduction points that a service keeps.
 const INTRODUCTION_POINTS: u8 = 3;
@@ -153,7 +153,7 @@ impl Service {
 type Launched = Option<(Arc<RunningOnionService>, BoxStream<'static, RendRequest>)>;
 
 /// Launches a service whose key is there. One that has just ended takes a moment to let go of its state.
-async fn launch_again(client: &TorClient<PreferredRuntime>, config: &OnionServiceConfig) -> Result<Launched, arti_client::Error> {
+async fn launch_again(client: &TorClient<Runtime>, config: &OnionServiceConfig) -> Result<Launched, arti_client::Error> {
     let mut left = LET_GO_TRIES;
     loop {
         match client.launch_onion_service(config.clone()) {

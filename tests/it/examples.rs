@@ -8,7 +8,7 @@ use std::process::Command;
 /// Commands that go on until Ctrl-C: they are ended after a moment, and end well.
 const ENDLESS: [&str; 3] = ["--follow", "exit connect", "node run"];
 /// Labels that examples deploy.
-const LABELS: [&str; 4] = ["home", "attic", "cellar", "porch"];
+const LABELS: [&str; 5] = ["home", "attic", "cellar", "porch", "tower"];
 
 /// The tool an example needs beside this program.
 fn needs(line: &str) -> Option<&'static str> {
@@ -39,7 +39,7 @@ fn examples() -> Vec<(String, String)> {
 
 /// A home with an identity and the files that examples mention.
 fn furnished() -> Home {
-    let home = Home::new();
+    let home = crate::tor::home_in(crate::tor::calm());
     let _ = home.line("init").ok();
     let passphrase = home.work().join("passphrase.txt");
     std::fs::write(&passphrase, "correct horse\n").unwrap();
@@ -75,6 +75,10 @@ fn prepare(home: &Home, path: &str, script: &str) {
         let _ = home.line("machine deploy --on local --label home --listen 127.0.0.1 --allow 127.0.0.1").ok();
     }
     let _ = home.line("machine claim home").ok();
+    if script.contains("tower") && home.line("machine show tower").status != Some(0) {
+        let _ = home.line("machine deploy --on local --label tower --listen 127.0.0.1 --tor").ok();
+        let _ = home.line("machine claim tower").ok();
+    }
     let invite = home.line("exit invite --node home --for anna --mode many --quiet").ok();
     std::fs::write(home.work().join("invite.txt"), invite).unwrap();
     for name in ["berlin", "home"].into_iter().filter(|name| path.starts_with(" exit") && script.contains(name)) {

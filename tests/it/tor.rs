@@ -24,7 +24,7 @@ pub(crate) fn network_folder(name: &str) -> PathBuf {
 }
 
 /// The network that nothing is killed in.
-fn calm() -> &'static Path {
+pub(crate) fn calm() -> &'static Path {
     static CALM: OnceLock<(Mutex<Network>, PathBuf)> = OnceLock::new();
     let (_, arti) = CALM.get_or_init(|| {
         let network = Network::start(&network_folder("calm"), 3, 5).unwrap();
