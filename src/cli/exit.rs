@@ -347,7 +347,7 @@ enum Event {
     OutsideUnknown { message: String },
     Denied { message: String },
     Reconnecting { wait_s: u64, why: Option<String> },
-    Reconnected { via: &'static str, address: String },
+    Reconnected { via: &'static str, address: String, after_ms: u64 },
 }
 
 const ATTESTATION: &str = "none, key pinned on first use";
@@ -372,11 +372,13 @@ impl Event {
             News::Outside(Err(error)) => Event::OutsideUnknown { message: error.message().to_owned() },
             News::Changed(Change::Denied(sentence)) => Event::Denied { message: (*sentence).to_owned() },
             News::Changed(Change::State(State::Connecting { wait, why, .. })) => Event::Reconnecting { wait_s: *wait, why: why.clone() },
-            News::Changed(Change::State(State::Up(reached))) => {
-                Event::Reconnected { via: reached.via.as_str(), address: reached.via.address() }
-            }
-            // The error that follows says it.
-            News::Changed(Change::State(State::Refused(_))) => return None,
+            News::Changed(Change::Back { reached, after }) => Event::Reconnected {
+                via: reached.via.as_str(),
+                address: reached.via.address(),
+                after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+            },
+            // The error that follows says it; a session that stands comes as `Back`.
+            News::Changed(Change::State(State::Refused(_) | State::Up(_))) => return None,
         })
     }
 }
@@ -398,7 +400,10 @@ impl View for Event {
                 let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
                 format!("The exit is gone{why}; trying again in {wait_s} s")
             }
-            Event::Reconnected { via, address } => format!("Connected again: {}", place(via, address)),
+            #[expect(clippy::cast_precision_loss, reason = "tenths of a second are shown")]
+            Event::Reconnected { via, address, after_ms } => {
+                format!("Connected again after {:.1} s: {}", *after_ms as f64 / 1000.0, place(via, address))
+            }
         }
     }
 }

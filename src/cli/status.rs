@@ -116,7 +116,8 @@ impl Lent {
 
 impl Borrowed {
     fn of(exit: Exit, now: u64) -> Borrowed {
-        Borrowed { name: exit.name, addresses: exit.addresses, expires: exit.expires, expired: exit.expires <= now }
+        let addresses = exit.addresses.into_iter().chain(exit.onion).collect();
+        Borrowed { name: exit.name, addresses, expires: exit.expires, expired: exit.expires <= now }
     }
 }
 

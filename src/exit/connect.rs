@@ -4,7 +4,7 @@ use super::accept;
 use super::health;
 use super::proxy::Proxy;
 use super::try_::{News, Serving, Tell};
-use super::tunnel::{Change, State, Tunnel};
+use super::tunnel::{Change, Tunnel};
 use super::way::Failure;
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
@@ -84,8 +84,13 @@ async fn serve(cx: &Context, exit: &Exit, request: &Request<'_>, listen: impl Fn
     tell(News::Connected { reached: &reached, node, proxy: address });
     let echo = async { tell(News::Health(&health::echo(&reached.session).await)) };
     let follow = tunnel.follow(|change| {
-        if let Change::State(state) = change
-            && let Err(error) = sign.write(matches!(state, State::Up(_)))
+        let up = match change {
+            Change::Back { .. } => Some(true),
+            Change::State(_) => Some(false),
+            Change::Denied(_) => None,
+        };
+        if let Some(up) = up
+            && let Err(error) = sign.write(up)
         {
             // A full disk must not end a tunnel that works.
             tracing::warn!(%error, "what `exit list` shows is out of date");

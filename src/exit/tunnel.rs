@@ -57,6 +57,13 @@ pub enum State {
 pub enum Change<'a> {
     /// Its state is another one.
     State(&'a State),
+    /// A session stands again.
+    Back {
+        /// The new one.
+        reached: &'a Reached,
+        /// How long there was none.
+        after: Duration,
+    },
     /// A local program asked for what the owner of the exit does not allow.
     Denied(&'a str),
 }
@@ -156,6 +163,7 @@ impl Tunnel {
     pub async fn follow(&self, tell: impl Fn(Change<'_>)) -> Error {
         let mut states = self.state();
         let mut denials = self.denials.receiver.lock().await;
+        let mut lost: Option<Instant> = None;
         loop {
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { break },
@@ -166,7 +174,13 @@ impl Tunnel {
                 }
             }
             let state = states.borrow_and_update().clone();
-            tell(Change::State(&state));
+            match &state {
+                State::Up(reached) => tell(Change::Back { reached, after: lost.take().map_or(Duration::ZERO, |lost| lost.elapsed()) }),
+                State::Connecting { .. } | State::Refused(_) => {
+                    lost.get_or_insert_with(Instant::now);
+                    tell(Change::State(&state));
+                }
+            }
             if let State::Refused(refusal) = state {
                 return refusal.to_error(&format!("exit `{}`", self.name));
             }

@@ -115,6 +115,7 @@ async fn what_the_owner_does_not_allow_is_told_once() {
     let tell = |change: Change<'_>| match change {
         Change::Denied(sentence) => told.borrow_mut().push(sentence.to_owned()),
         Change::State(state) => panic!("{state:?}"),
+        Change::Back { .. } => panic!("it never went away"),
     };
     tokio::select! { error = tunnel.follow(tell) => panic!("{error}"), () = asking => {} }
     let told = told.into_inner();

@@ -30,7 +30,10 @@ const TEST_AGAIN: Duration = Duration::from_secs(5);
 /// How often one that lacks something is tested.
 const TEST_DEGRADED: Duration = Duration::from_secs(20);
 /// How often a service that nothing has happened to is tested.
-const TEST_EVERY: Duration = Duration::from_secs(60);
+const TEST_EVERY: Duration = Duration::from_secs(5 * 60);
+/// The same for so long after it was launched or was not well: trouble seldom comes alone.
+const TEST_OFTEN: Duration = Duration::from_secs(25);
+const CONVALESCENCE: Duration = Duration::from_secs(10 * 60);
 /// How long a service may take until it is reached for the first time.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a service may be out of reach before Tor is started anew.
@@ -296,6 +299,7 @@ async fn host_restricted(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolv
 /// Ends when the service is lost.
 async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Service) -> Lost {
     let launched = Instant::now();
+    let mut trouble = launched;
     let mut lost: Option<Instant> = None;
     let mut facts = service.facts();
     let mut changes = service.changes();
@@ -305,6 +309,9 @@ async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Servic
         let verdict = judge(core, onion, tor, service, &seen).await;
         let state = verdict.state;
         let well = state == OnionState::Ready;
+        if !well {
+            trouble = Instant::now();
+        }
         if verdict.unpublished && launched.elapsed() > PUBLISHED_BY {
             return Lost::Descriptor;
         }
@@ -320,6 +327,7 @@ async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Servic
             }
         }
         let mut next = std::pin::pin!(sleep(match state {
+            OnionState::Ready if trouble.elapsed() < CONVALESCENCE => TEST_OFTEN,
             OnionState::Ready => TEST_EVERY,
             OnionState::Degraded => TEST_DEGRADED,
             _ => TEST_AGAIN,

@@ -94,7 +94,9 @@ impl Said {
         match self.message.as_str() {
             "starting descriptor upload" => note(&self.nickname, |facts| {
                 if std::mem::take(&mut facts.outdated) {
+                    // Directories change with the days; those of earlier descriptors no longer count either.
                     facts.uploaded.clear();
+                    facts.wanted.clear();
                 }
                 facts.wanted.insert(self.directory);
             }),
@@ -157,7 +159,8 @@ mod tests {
         say("successfully uploaded descriptor to HSDir", "x");
         assert_eq!((facts.borrow().wanted.len(), facts.borrow().uploaded.len()), (2, 1));
         say("the introduction points have changed", "");
-        say("starting descriptor upload", "x");
-        assert!(facts.borrow().uploaded.is_empty());
+        assert_eq!(facts.borrow().uploaded.len(), 1, "what they have serves until there is something newer");
+        say("starting descriptor upload", "z");
+        assert_eq!((facts.borrow().wanted.len(), facts.borrow().uploaded.len()), (1, 0));
     }
 }

@@ -209,8 +209,10 @@ impl Tor {
             let Some(left) = STUCK.checked_sub(moved.1.elapsed()) else {
                 return blocked.unwrap_or(Blocked::NoAnswer).to_error();
             };
-            if let Ok(Some(next)) = tokio::time::timeout(left, events.next()).await {
-                status = next;
+            match tokio::time::timeout(left, events.next()).await {
+                Ok(Some(next)) => status = next,
+                Ok(None) => tokio::time::sleep(left).await,
+                Err(_) => {}
             }
         }
     }
@@ -242,7 +244,10 @@ impl Tor {
             Ok(Err(error)) => words::explain(&error, &self.places),
             Err(_) => words::explain_kind(ErrorKind::TorNetworkTimeout, &self.places),
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        // A service that is not there is not the network's fault.
+        if error.code() != Code::Refused && error.message() != NOT_PUBLISHED {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
         Err(error)
     }
 

@@ -75,8 +75,10 @@ fn prepare(home: &Home, path: &str, script: &str) {
         let _ = home.line("machine deploy --on local --label home --listen 127.0.0.1 --allow 127.0.0.1").ok();
     }
     let _ = home.line("machine claim home").ok();
-    if script.contains("tower") && home.line("machine show tower").status != Some(0) {
-        let _ = home.line("machine deploy --on local --label tower --listen 127.0.0.1 --tor").ok();
+    if script.contains("tower") {
+        if home.line("machine show tower").status != Some(0) {
+            let _ = home.line("machine deploy --on local --label tower --listen 127.0.0.1 --tor").ok();
+        }
         let _ = home.line("machine claim tower").ok();
     }
     let invite = home.line("exit invite --node home --for anna --mode many --quiet").ok();

