@@ -38,6 +38,8 @@ const CONVALESCENCE: Duration = Duration::from_secs(10 * 60);
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a service may be out of reach before Tor is started anew.
 const LOST_PATIENCE: Duration = Duration::from_secs(10);
+/// The same while there are sessions; those whose circuit is dead look alive for 40 s.
+const LOST_IN_USE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a descriptor may take to be found everywhere after it was handed out.
 const PUBLISHED_BY: Duration = Duration::from_secs(10);
 /// After so long a run the waits between attempts begin anew.
@@ -318,10 +320,14 @@ async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Servic
         if state.is_reachable() {
             lost = None;
         } else {
-            let patience = if state == OnionState::Publishing { START_PATIENCE } else { LOST_PATIENCE };
-            // Starting Tor anew ends every circuit: not while somebody still uses one.
+            // Starting Tor anew ends every circuit: not at once while somebody may still use one.
             let in_use = seen.introduction_points > 0 && onion.clients.load(Ordering::Relaxed) > 0;
-            if lost.get_or_insert_with(Instant::now).elapsed() > patience && !in_use {
+            let patience = match state {
+                OnionState::Publishing => START_PATIENCE,
+                _ if in_use => LOST_IN_USE_PATIENCE,
+                _ => LOST_PATIENCE,
+            };
+            if lost.get_or_insert_with(Instant::now).elapsed() > patience {
                 let reason = verdict.reason.unwrap_or_else(|| "the onion service is lost".to_owned());
                 return Lost::Network(Error::new(Code::Unreachable, reason));
             }
