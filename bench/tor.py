@@ -229,7 +229,8 @@ what is measured: `exit connect` (Arti) and a node as onion service, against a `
 server. Versions: portdistrict {results["versions"][OURS]}, tor {results["versions"][BASE]}.
 
 A circuit to an onion service has six relays, and each of them runs here. The figures compare the two programs; they say little about the
-real network, where the way is long and the relays are not yours.
+real network, where the way is long and the relays are not yours. Circuits are drawn anew in each run, and the download and the small GET vary
+with them by a factor of four or more from run to run, for both programs: one run shows neither that a target is met nor that it is missed.
 
 ## Against the targets
 

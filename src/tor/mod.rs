@@ -152,7 +152,8 @@ impl Tor {
         for folder in [&self.places.state, &self.places.cache] {
             ensure_private_dir(folder)?;
         }
-        let runtime = runtime::current().map_err(|e| Error::new(Code::Failed, "cannot start Tor").cause(e))?;
+        let runtime = runtime::current()
+            .map_err(|e| Error::new(Code::Failed, "cannot start Tor").cause(e).hint("allow more open files: ulimit -n 1024"))?;
         let builder = TorClient::with_runtime(runtime).config(config).bootstrap_behavior(BootstrapBehavior::OnDemand);
         let client = builder.create_unbootstrapped_async().await.map_err(|error| words::explain(&error, &self.places))?;
         Ok(slot.insert(client).clone())

@@ -27,6 +27,8 @@ use tor_hsservice::{HsNickname, RendRequest, RunningOnionService, StreamRequest}
 use tor_llcrypto::pk::{curve25519, ed25519};
 use tor_proto::stream::IncomingStreamRequest;
 
+/// What to do about what should not happen.
+const RESTART: &str = "start the node again; for a machine on this computer: portdistrict machine reconnect LABEL";
 /// Introduction points that a service keeps.
 const INTRODUCTION_POINTS: u8 = 3;
 /// Circuits of clients at once; each is a client's session, or an attempt at one.
@@ -112,7 +114,7 @@ impl Service {
             Ok(launched) => launched.map(|(running, requests)| (running, requests.boxed())),
             Err(_) => launch_again(&client, &config).await.map_err(explain)?,
         };
-        let (running, requests) = launched.ok_or_else(|| Error::new(Code::Failed, "Tor did not launch the onion service"))?;
+        let (running, requests) = launched.ok_or_else(|| Error::new(Code::Failed, "Tor did not launch the onion service").hint(RESTART))?;
         if running.onion_address().is_none_or(|id| id.as_ref() != address.key()) {
             return Err(Error::new(Code::Failed, "Tor launched the onion service under another address").hint("move the Tor state away"));
         }
@@ -126,7 +128,7 @@ impl Service {
         let config = config(&self.nickname, Some(keys))?;
         self.running.reconfigure(config, Reconfigure::AllOrNothing).map_err(|error| {
             tracing::debug!(%error, "arti");
-            Error::new(Code::Failed, "Tor did not take the new discovery keys").hint("restart the node")
+            Error::new(Code::Failed, "Tor did not take the new discovery keys").hint(RESTART)
         })
     }
 
@@ -173,7 +175,7 @@ impl Drop for Service {
 
 fn nickname(address: &OnionAddress) -> Result<HsNickname> {
     let name = format!("n{}", &address.to_string()[..20]);
-    HsNickname::new(name).map_err(|e| Error::new(Code::Failed, "cannot name the onion service").cause(e))
+    HsNickname::new(name).map_err(|e| Error::new(Code::Failed, "cannot name the onion service").cause(e).hint(RESTART))
 }
 
 fn config(nickname: &HsNickname, restricted_to: Option<&[DiscoveryKey]>) -> Result<OnionServiceConfig> {
@@ -184,11 +186,11 @@ fn config(nickname: &HsNickname, restricted_to: Option<&[DiscoveryKey]>) -> Resu
         restricted.enabled(true);
         for (name, key) in keys {
             let name: HsClientNickname =
-                name.parse().map_err(|_| Error::new(Code::Failed, format!("`{name}` cannot name a discovery key")))?;
+                name.parse().map_err(|_| Error::new(Code::Failed, format!("`{name}` cannot name a discovery key")).hint(RESTART))?;
             restricted.static_keys().access().push((name, HsClientDescEncKey::from(curve25519::PublicKey::from(*key))));
         }
     }
-    builder.build().map_err(|e| Error::new(Code::Failed, "cannot configure the onion service").cause(e))
+    builder.build().map_err(|e| Error::new(Code::Failed, "cannot configure the onion service").cause(e).hint(RESTART))
 }
 
 /// Answers clients until the service ends.
