@@ -16,7 +16,8 @@ die() {
   [ $# -lt 2 ] || say "  hint: $2"
   exit 1
 }
-have() { command -v "$1" >/dev/null 2>&1; }
+# A command, or a file by its path.
+have() { command -v "$1" >/dev/null 2>&1 || { [ "${1#/}" != "$1" ] && [ -e "$1" ]; }; }
 in_ci() { [ "${CI:-}" = true ]; }
 is_root() { [ "$(id -u)" = 0 ]; }
 

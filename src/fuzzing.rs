@@ -3,9 +3,12 @@
 //! They stand here so that unit tests run the same bodies on thousands of mutated seeds without `cargo-fuzz`. A failed
 //! assertion is the finding.
 
+use crate::attest::launch::{Firmware, Launch, SNP_ACTIVE, Shape, Vmm};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
+use crate::image::{self, Deb, Manifest};
 use crate::ledger::Span;
+use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, ExitRequest, GrantStatus, LogsReply, Message, Offer, PolicyReply, Revoked,
     Status,
@@ -27,11 +30,16 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blob_read", run: blob_read },
     Target { name: "canonical_json", run: canonical_json },
     Target { name: "cbor_map", run: cbor_map },
+    Target { name: "debian_package", run: debian_package },
+    Target { name: "efi_program", run: efi_program },
     Target { name: "grant_decode", run: grant_decode },
     Target { name: "handshake_payloads", run: handshake_payloads },
     Target { name: "http_head", run: http_head },
+    Target { name: "image_manifest", run: image_manifest },
     Target { name: "identity_blob", run: identity_blob },
     Target { name: "invite_blob", run: invite_blob },
+    Target { name: "launch_firmware", run: launch_firmware },
+    Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
@@ -49,6 +57,46 @@ pub fn cbor_map(data: &[u8]) {
 pub fn canonical_json(data: &[u8]) {
     if let Ok(value) = json::from_canonical::<serde_json::Value>(data, 4096) {
         assert_eq!(json::canonical(&value).ok().as_deref(), Some(data));
+    }
+}
+
+/// A package that is read can be unpacked or is refused; nothing of it is trusted.
+pub fn debian_package(data: &[u8]) {
+    if let Ok(package) = Deb::parse("a package", data) {
+        let _ = package.extract(|_| true);
+    }
+}
+
+/// A stub either takes more sections or is refused; what comes out can be read again.
+pub fn efi_program(data: &[u8]) {
+    image::fuzz_efi(data);
+}
+
+/// A manifest that is read is written and read back as itself.
+pub fn image_manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse("a manifest", data)
+        && let Ok(bytes) = manifest.to_json()
+    {
+        assert_eq!(Manifest::parse("a manifest", &bytes).ok(), Some(manifest));
+    }
+}
+
+/// Firmware has a digest or a reason why not.
+pub fn launch_firmware(data: &[u8]) {
+    if let Ok(firmware) = Firmware::parse(data) {
+        let shape = Shape { vmm: Vmm::Gce, cpu: None, guest_features: SNP_ACTIVE };
+        if let Ok(launch) = Launch::new(&firmware, firmware.digest(), &shape, None) {
+            let _ = launch.digest(2);
+        }
+    }
+}
+
+/// Metadata that is read is written and read back as itself.
+pub fn machine_metadata(data: &[u8]) {
+    if let Ok(metadata) = Metadata::parse("a test", data)
+        && let Ok(bytes) = metadata.to_json()
+    {
+        assert!(Metadata::parse("a test", &bytes).is_ok_and(|again| again == metadata));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The library is where the work is; the binary parses, calls and prints. `docs/architecture.md` draws the floors.
 
+pub mod attest;
 pub mod cli;
 pub mod config;
 pub mod context;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod image;
 pub mod keyring;
 pub mod ledger;
 pub mod machine;

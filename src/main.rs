@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if portdistrict::node::init::is_init() {
+        portdistrict::node::init::main()
+    }
     portdistrict::cli::main()
 }

@@ -7,18 +7,29 @@ use super::sight::{Checks, Sight};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
-use crate::machine::{self, Kind, Order, TorOrder};
+use crate::machine::{self, Accel, Kind, Order, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
+use crate::owner::metadata::OnFailure;
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+/// What a virtual machine has unless told otherwise; enough for a node with Tor.
+const MEMORY: u32 = 256;
+const CPUS: u32 = 2;
+
+fn providers() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(Kind::ALL.map(Kind::as_str))
+}
+
 /// Deploy exit machines, own them, watch them, remove them
 #[derive(Subcommand)]
 pub(super) enum MachineCommand {
+    Build(super::image::BuildArgs),
+    Predict(super::image::PredictArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
     Reconnect(ReconnectArgs),
@@ -41,10 +52,12 @@ pub(super) enum MachineCommand {
                              On a port that the router forwards, under the name that friends use:\n    \
                              portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433\n  \
                              Behind any router, as an onion service:\n    \
-                             portdistrict machine deploy --on local --label tower --tor")]
+                             portdistrict machine deploy --on local --label tower --tor\n  \
+                             A virtual machine, from the image that `machine build -o out` made:\n    \
+                             portdistrict machine deploy --on qemu --image out --label vm")]
 pub(super) struct DeployArgs {
     /// Where to deploy
-    #[arg(long, value_name = "PROVIDER", value_parser = clap::builder::PossibleValuesParser::new(["local"]))]
+    #[arg(long, value_name = "PROVIDER", value_parser = providers())]
     on: String,
     /// Name for the machine
     #[arg(long, value_name = "LABEL", value_hint = ValueHint::Other)]
@@ -79,9 +92,65 @@ pub(super) struct DeployArgs {
     /// Keep it running with a systemd unit of this user
     #[arg(long)]
     systemd: bool,
+    #[command(flatten)]
+    vm: VmArgs,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// How a virtual machine is made, with `--on qemu`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Options of virtual machines (--on qemu)")]
+struct VmArgs {
+    /// Image to boot: the folder that `machine build` made
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::AnyPath)]
+    image: Option<PathBuf>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576), requires = "image", value_hint = ValueHint::Other)]
+    memory: Option<u32>,
+    /// Processors
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=255), requires = "image", value_hint = ValueHint::Other)]
+    cpus: Option<u32>,
+    /// What runs its instructions; auto takes the processor if that works here
+    #[arg(long, value_name = "ACCEL", value_parser = clap::builder::PossibleValuesParser::new(Accel::ALL.map(Accel::as_str)), requires = "image")]
+    accel: Option<String>,
+    /// Give it a TPM, so that it can prove what it started
+    #[arg(long, requires = "image")]
+    tpm: bool,
+    /// UEFI firmware (…CODE….fd, with …VARS….fd beside it); found unless given
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "image")]
+    firmware: Option<PathBuf>,
+    /// What it does when nothing can go on
+    #[arg(long, value_name = "ACT", value_parser = clap::builder::PossibleValuesParser::new(["power-off", "reboot"]), requires = "image")]
+    on_failure: Option<String>,
+}
+
+impl VmArgs {
+    fn plan(self, on: Kind) -> Result<Option<VmPlan>> {
+        let image = match (on, self.image) {
+            (Kind::Local, None) => return Ok(None),
+            (Kind::Local, Some(_)) => {
+                return Err(
+                    Error::new(Code::Usage, "--image is for virtual machines, and `--on local` is none").hint("--on qemu --image FOLDER")
+                );
+            }
+            (Kind::Qemu, Some(image)) => image,
+            (Kind::Qemu, None) => {
+                return Err(Error::new(Code::Usage, "a virtual machine needs an image to boot")
+                    .hint("portdistrict machine build -o out && portdistrict machine deploy --on qemu --image out --label vm"));
+            }
+        };
+        Ok(Some(VmPlan {
+            image,
+            memory: self.memory.unwrap_or(MEMORY),
+            cpus: self.cpus.unwrap_or(CPUS),
+            accel: Accel::ALL.into_iter().find(|accel| Some(accel.as_str()) == self.accel.as_deref()).unwrap_or_default(),
+            tpm: self.tpm,
+            firmware: self.firmware,
+            on_failure: if self.on_failure.as_deref() == Some("reboot") { OnFailure::Reboot } else { OnFailure::PowerOff },
+        }))
+    }
 }
 
 /// Take possession of a machine and pin its key
@@ -167,6 +236,9 @@ pub(super) struct DoctorArgs {
     /// Machine to look at too
     #[arg(value_name = "LABEL", add = complete::machines())]
     label: Option<Label>,
+    /// Provider whose needs to check
+    #[arg(long, value_name = "PROVIDER", value_parser = providers(), default_value = "local")]
+    on: String,
 }
 
 /// `host:port`, checked as far as that goes without asking the network.
@@ -193,6 +265,8 @@ pub(super) fn rule(text: &str) -> Result<String> {
 /// Runs one of the family.
 pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
     match command {
+        MachineCommand::Build(args) => super::image::run_build(call, args),
+        MachineCommand::Predict(args) => super::image::run_predict(call, args),
         MachineCommand::Deploy(args) => deploy(call, args),
         MachineCommand::Claim(args) => claim(call, &args.label),
         MachineCommand::Reconnect(args) => reconnect(call, &args.label),
@@ -202,7 +276,7 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::Destroy(args) => destroy(call, &args),
         MachineCommand::Doctor(args) => {
             let cx = call.context()?;
-            let checks = call.block_on(machine::doctor(&cx, Kind::Local, args.label.as_ref()))?;
+            let checks = call.block_on(machine::doctor(&cx, args.on.parse()?, args.label.as_ref()))?;
             Checks::new(checks).show(call)
         }
     }
@@ -214,8 +288,9 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         true => Some(TorOrder { settings: call.tor_settings(&cx)?, self_test: !args.no_self_test }),
         false => None,
     };
+    let on = args.on.parse()?;
     let order = Order {
-        on: args.on.parse()?,
+        on,
         label: args.label,
         listen: args.listen,
         port: args.port,
@@ -226,6 +301,7 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         service: args.systemd,
         seed_file: args.seed_file,
         tor,
+        vm: args.vm.plan(on)?,
     };
     if args.dry_run {
         return call.out.show(&Steps { would: machine::describe(&cx, &order)? });

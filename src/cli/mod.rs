@@ -11,6 +11,7 @@ mod exit;
 mod generate;
 mod grant;
 mod identity;
+mod image;
 mod ledger;
 mod machine;
 mod node;

@@ -18,7 +18,7 @@ use serde::Serialize;
 pub(super) struct Sight {
     pub(super) label: Label,
     pub(super) provider: String,
-    /// `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`.
+    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`.
     pub(super) state: &'static str,
     pub(super) address: Option<String>,
     pub(super) addresses: Vec<String>,
@@ -92,6 +92,7 @@ impl Sight {
         let state = match (power, &live) {
             (Power::Gone, _) => "gone",
             (Power::Off, _) => "stopped",
+            (Power::Booting, _) => "booting",
             (Power::On, _) if !claimed => "unclaimed",
             (Power::On, Ok(status)) if status.onion.as_ref().is_some_and(|onion| onion.state != OnionState::Ready) => "degraded",
             (Power::On, Ok(_)) => "running",

@@ -119,6 +119,15 @@ impl Keyring {
         out
     }
 
+    /// Seals or opens the seed of a machine that keeps nothing itself: exclusive or with a key that is derived for this machine
+    /// alone (`id` is random). What is sealed may stand in the ledger, and every device of this identity can open it.
+    pub fn seal_machine_seed(&self, id: &[u8; 16], seed: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        let context = format!("portdistrict v1 machine-seed {}", encoding::hex(id));
+        let mut out = Zeroizing::new(blake3::derive_key(&context, self.identity.expose()));
+        out.iter_mut().zip(seed).for_each(|(byte, key)| *byte ^= key);
+        out
+    }
+
     /// The id people compare: 32 characters of the identity.
     pub fn node_id(&self) -> String {
         encoding::node_id(&self.identity_public())

@@ -2,7 +2,7 @@
 
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
-use crate::keyring::{Keyring, sign};
+use crate::keyring::{Keyring, Purpose, Seed, sign, x25519_public};
 use crate::owner::dial;
 use crate::progress::Progress;
 use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
@@ -20,8 +20,21 @@ pub struct Claimed {
     pub again: bool,
 }
 
-/// Proves to the node at `address` that we are its owner, and learns its key.
-pub async fn claim(address: &str, cover: &[u8; 32], label: &Label, keyring: &Keyring, progress: &dyn Progress) -> Result<Claimed> {
+/// Where a machine is, and what it takes to claim it.
+pub struct Target<'a> {
+    /// `host:port`.
+    pub address: &'a str,
+    /// The bootstrap's cover key.
+    pub cover: &'a [u8; 32],
+    /// Its name.
+    pub label: &'a Label,
+    /// The seed to hand over, to a machine that keeps none itself.
+    pub seed: Option<&'a Seed>,
+}
+
+/// Proves to a node that we are its owner, hands over its seed if it needs one, and learns its key.
+pub async fn claim(target: &Target<'_>, keyring: &Keyring, progress: &dyn Progress) -> Result<Claimed> {
+    let (address, cover, label) = (target.address, target.cover, target.label);
     let step = progress.step("connect to the node");
     let stream = dial(address, label).await?;
     let pipe = session::bootstrap(stream, &CoverKey::from_bytes(*cover), &keyring.client_noise()).await;
@@ -29,8 +42,13 @@ pub async fn claim(address: &str, cover: &[u8; 32], label: &Label, keyring: &Key
     step.done();
 
     let step = progress.step("prove ownership");
-    let (offer, reply) = converse(&mut pipe, label, keyring).await?;
-    let claimed = Claimed { node: pipe.remote, offer, again: reply == ClaimReply::Reconnected };
+    let (offer, reply) = converse(&mut pipe, target, keyring).await?;
+    // With the seed the node's key is ours to know; without it we learn it now.
+    let node = target.seed.map_or(pipe.remote, |seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
+    let claimed = Claimed { node, offer, again: reply == ClaimReply::Reconnected };
+    if claimed.again && pipe.remote != node {
+        return Err(other_seed(label));
+    }
     // The node has written its owner down before it answered; how the connection ends no longer matters.
     let _ = pipe.close().await;
     if let ClaimReply::Refused(refusal) = reply {
@@ -41,7 +59,8 @@ pub async fn claim(address: &str, cover: &[u8; 32], label: &Label, keyring: &Key
 }
 
 /// Challenge, offer, claim, reply.
-async fn converse(pipe: &mut Pipe, label: &Label, keyring: &Keyring) -> Result<(Offer, ClaimReply)> {
+async fn converse(pipe: &mut Pipe, target: &Target<'_>, keyring: &Keyring) -> Result<(Offer, ClaimReply)> {
+    let label = target.label;
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
     let lost = |error: io::Error| {
@@ -56,10 +75,20 @@ async fn converse(pipe: &mut Pipe, label: &Label, keyring: &Keyring) -> Result<(
             .hint("portdistrict machine list"));
     }
     let signature = sign(&keyring.identity_key(), CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
-    let claim = Claim { owner: keyring.identity_public(), signature, seed: None };
+    if (offer.seed_source == "owner") != target.seed.is_some() {
+        return Err(other_seed(label));
+    }
+    let claim = Claim { owner: keyring.identity_public(), signature, seed: target.seed.map(|seed| *seed.expose()) };
     pipe.send(&claim.encode()).await.map_err(lost)?;
     let reply = read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)?;
     Ok((offer, reply))
+}
+
+/// Whoever answers there does with its seed what the machine that was deployed would not.
+fn other_seed(label: &Label) -> Error {
+    Error::new(Code::Refused, format!("the node there is not the machine `{label}` that was deployed; nothing was handed over"))
+        .because("it does not get its keys from where that machine would")
+        .hint(format!("portdistrict machine logs {label}"))
 }
 
 fn read<T: Message>(bytes: &[u8], label: &Label) -> Result<T> {
@@ -91,13 +120,14 @@ fn refused(refusal: ClaimRefusal, label: &Label) -> Error {
         ClaimRefusal::AlreadyClaimed => format!("machine `{label}` refused: somebody else owns it already"),
         ClaimRefusal::NotOwner => format!("machine `{label}` refused: another owner was fixed when it was deployed"),
         ClaimRefusal::BadSignature => format!("machine `{label}` refused: the proof of ownership does not hold"),
+        ClaimRefusal::SeedMissing => format!("machine `{label}` waits for its seed, and none was handed over"),
         ClaimRefusal::Storage => format!("machine `{label}` could not write down its owner"),
     };
     let hint = match refusal {
         ClaimRefusal::AlreadyClaimed | ClaimRefusal::NotOwner => {
             "use the home it was deployed from, or deploy a machine of your own".to_owned()
         }
-        ClaimRefusal::BadSignature => format!("portdistrict machine claim {label}"),
+        ClaimRefusal::BadSignature | ClaimRefusal::SeedMissing => format!("portdistrict machine claim {label}"),
         ClaimRefusal::Storage => format!("portdistrict machine doctor {label}"),
     };
     Error::new(if refusal == ClaimRefusal::Storage { Code::Io } else { Code::Refused }, text).because(refusal.as_str()).hint(hint)

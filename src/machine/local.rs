@@ -1,15 +1,15 @@
 //! Machines that are a process on this computer: this very program, detached, in a session of its own or under systemd.
 
 use super::check::Check;
+use super::folder::Folder;
 use super::process::Process;
 use super::provider::{Deployed, Job, LineSink, Onions, Plan, Power, Provider, Site};
 use super::{service, tail};
-use crate::config::fs::{check_private_dir, ensure_private_dir, shell_quote, write_private};
+use crate::config::fs::{check_private_dir, shell_quote, write_private};
 use crate::encoding::base64;
 use crate::error::{Code, Doing, Error, Result};
 use crate::owner::ready::{self, Ready};
 use crate::progress::{Progress, Step};
-use crate::session::messages::OnionState;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -22,8 +22,6 @@ use zeroize::Zeroizing;
 
 /// How long a node may take until it says that it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long its onion service may take until a connection through the network reached it.
-const ONION_PATIENCE: Duration = Duration::from_secs(180);
 /// How long a node may take to end its streams when asked to stop.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -114,9 +112,6 @@ impl Provider for Local {
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed> {
         Box::pin(async move {
             let step = progress.step("prepare the folder");
-            if let Some(parent) = plan.dir.parent() {
-                ensure_private_dir(parent)?;
-            }
             let mut unfinished = Unfinished::create(plan)?;
             let listen = choose_address(plan.listen, plan.port)?;
             configure(plan, listen)?;
@@ -139,7 +134,7 @@ impl Provider for Local {
     fn start<'a>(&'a self, site: &'a Site, progress: &'a dyn Progress) -> Job<'a, bool> {
         Box::pin(async move {
             match self.power(site).await? {
-                Power::On => return Ok(false),
+                Power::On | Power::Booting => return Ok(false),
                 Power::Gone => {
                     return Err(Error::new(
                         Code::NotFound,
@@ -204,10 +199,7 @@ impl Provider for Local {
             if service::is_used(&Files::of(&site.dir).service) {
                 service::remove(&site.label).await?;
             }
-            match std::fs::remove_dir_all(&site.dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).doing("remove", site.dir.display()),
-                _ => Ok(()),
-            }
+            super::folder::remove(&site.dir)
         })
     }
 
@@ -227,32 +219,26 @@ impl Provider for Local {
 struct Unfinished<'a> {
     plan: &'a Plan,
     child: Option<Child>,
-    armed: bool,
+    /// Taken when the deploy has finished.
+    folder: Option<Folder>,
 }
 
 impl<'a> Unfinished<'a> {
-    /// Makes the folder, and takes an existing one for somebody else's.
     fn create(plan: &'a Plan) -> Result<Self> {
-        match std::fs::create_dir(&plan.dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::new(Code::Exists, format!("there are files of a machine `{}` already: {}", plan.label, plan.dir.display()))
-                    .hint(format!("portdistrict machine destroy {} --yes", plan.label)))
-            }
-            other => other.doing("make the folder", plan.dir.display()),
-        }?;
-        let unfinished = Unfinished { plan, child: None, armed: true };
-        std::fs::set_permissions(&plan.dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).doing("protect", plan.dir.display())?;
-        Ok(unfinished)
+        let folder = Folder::create(&plan.label, &plan.dir)?;
+        Ok(Unfinished { plan, child: None, folder: Some(folder) })
     }
 
     fn finish(mut self) {
-        self.armed = false;
+        if let Some(folder) = self.folder.take() {
+            folder.keep();
+        }
     }
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if !self.armed {
+        if self.folder.is_none() {
             return;
         }
         if let Some(child) = &mut self.child {
@@ -262,7 +248,6 @@ impl Drop for Unfinished<'_> {
         if self.plan.service {
             service::remove_now(&self.plan.label);
         }
-        let _ = std::fs::remove_dir_all(&self.plan.dir);
     }
 }
 
@@ -358,12 +343,9 @@ async fn wait_ready(site: &Site, mut child: Option<&mut Child>, tor: bool, step:
                 // It listens; the rest is the network's business and takes longer.
                 step.take().into_iter().for_each(Step::done);
                 step = Some(progress.step("publish the onion service"));
-                deadline = Instant::now() + ONION_PATIENCE;
+                deadline = Instant::now() + super::ONION_PATIENCE;
             }
-            let told = ready.onion.map(|onion| match onion.state {
-                OnionState::Joining => format!("{} %: {}", onion.percent, onion.reason.unwrap_or_default()),
-                _ => onion.reason.unwrap_or_default(),
-            });
+            let told = ready.onion.map(|onion| onion.stage());
             if told != last
                 && let (Some(step), Some(told)) = (&step, &told)
             {
@@ -377,12 +359,7 @@ async fn wait_ready(site: &Site, mut child: Option<&mut Child>, tor: bool, step:
         process.kill();
     }
     Err(match last {
-        Some(last) => Error::new(
-            Code::TimedOut,
-            format!("the onion service of `{}` could not be reached within {} seconds", site.label, ONION_PATIENCE.as_secs()),
-        )
-        .because(last)
-        .hint("if Tor is blocked where the machine stands, give it bridges: [tor] bridges = [\"…\"] in config.toml"),
+        Some(last) => super::onion_late(&site.label, Some(last)),
         None => not_ready(site, &format!("it said nothing for {} seconds", READY_PATIENCE.as_secs()), Code::TimedOut),
     })
 }
@@ -409,7 +386,7 @@ fn not_ready(site: &Site, why: &str, code: Code) -> Error {
 }
 
 /// Where to listen: as told; without an address everywhere, on both families where the system can; port 0 finds a free one.
-fn choose_address(ip: Option<IpAddr>, port: u16) -> Result<SocketAddr> {
+pub(super) fn choose_address(ip: Option<IpAddr>, port: u16) -> Result<SocketAddr> {
     let bind = |ip: IpAddr| TcpListener::bind((ip, port)).and_then(|listener| listener.local_addr());
     let chosen = match ip {
         Some(ip) => bind(ip),
@@ -441,7 +418,7 @@ fn bind_both(port: u16) -> Option<std::io::Result<SocketAddr>> {
 }
 
 /// The same port, at an address that this computer itself can connect to.
-fn dial_address(listen: SocketAddr) -> SocketAddr {
+pub(super) fn dial_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         ip => ip,
@@ -450,7 +427,7 @@ fn dial_address(listen: SocketAddr) -> SocketAddr {
 }
 
 /// What friends connect to: as told; else the addresses this computer uses towards the world; else itself.
-fn addresses(plan: &Plan, listen: SocketAddr) -> Vec<String> {
+pub(super) fn addresses(plan: &Plan, listen: SocketAddr) -> Vec<String> {
     if !plan.addresses.is_empty() {
         return plan.addresses.clone();
     }
@@ -470,7 +447,7 @@ fn addresses(plan: &Plan, listen: SocketAddr) -> Vec<String> {
 }
 
 /// The host of `host:port`.
-fn host(address: &str) -> &str {
+pub(super) fn host(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
@@ -504,16 +481,17 @@ fn check_resolver() -> Check {
     }
 }
 
-fn check_folder(site: &Site) -> Check {
+pub(super) fn check_folder(site: &Site) -> Check {
     match check_private_dir(&site.dir) {
         Ok(()) => Check::pass("folder", site.dir.display().to_string()),
         Err(error) => Check::failed("folder", &error),
     }
 }
 
-fn check_process(power: Result<Power>, site: &Site) -> Check {
+pub(super) fn check_process(power: Result<Power>, site: &Site) -> Check {
     match power {
         Ok(Power::On) => Check::pass("process", "running"),
+        Ok(Power::Booting) => Check::fail("process", "not up yet", format!("portdistrict machine logs {} --follow", site.label)),
         Ok(Power::Off) => Check::fail("process", "not running", format!("portdistrict machine reconnect {}", site.label)),
         Ok(Power::Gone) => Check::fail(
             "process",
@@ -542,6 +520,7 @@ mod tests {
             service: false,
             seed: None,
             tor: None,
+            vm: None,
         }
     }
 

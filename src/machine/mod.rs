@@ -3,16 +3,22 @@
 //! A provider makes and removes the machine; everything that must be remembered is a span in the ledger. What is on the
 //! screen is no business of this module.
 
+pub mod build;
 pub mod check;
 pub mod claim;
+mod folder;
 mod local;
+mod packages;
+pub mod predict;
 mod process;
 pub mod provider;
+mod qemu;
 mod service;
 mod tail;
+mod tools;
 
 pub use claim::Claimed;
-pub use provider::{Kind, Plan, Power, TorPlan};
+pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
@@ -21,7 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{Control, DIAL, ONION, ONION_RESTRICTED, dial_address, revocations};
+use crate::owner::{Control, DIAL, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
 use crate::progress::Progress;
 use crate::session::messages::{OnionState, OnionStatus, Status};
 use crate::tor;
@@ -30,11 +36,18 @@ use provider::{LineSink, Provider, Site};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// How long `list` and `status` wait for one machine.
 const GLANCE: Duration = Duration::from_secs(3);
+
+/// How long a node may take to begin anew with the seed that it was handed.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an onion service may take until a connection through the network reached it.
+const ONION_PATIENCE: Duration = Duration::from_secs(180);
+/// How often a node that begins is asked.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Far above 43 characters.
 const MAX_SEED_FILE: usize = 256;
@@ -63,6 +76,8 @@ pub struct Order {
     pub seed_file: Option<PathBuf>,
     /// Whether it is an onion service, too.
     pub tor: Option<TorOrder>,
+    /// The virtual machine, where it is one.
+    pub vm: Option<VmPlan>,
 }
 
 /// What a person decides about a machine's onion service.
@@ -94,6 +109,7 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         service: order.service,
         seed: order.seed_file.as_deref().map(read_seed).transpose()?.flatten(),
         tor: order.tor.as_ref().map(tor_plan).transpose()?,
+        vm: order.vm.clone(),
     })
 }
 
@@ -136,9 +152,13 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
         fs::write_private(file, Zeroizing::new(base64(seed.expose())).as_bytes())?;
         plan.seed = Some(Zeroizing::new(*seed.expose()));
     }
+    let mut detail = Map::new();
+    if order.on.keeps_no_seed() {
+        let seed = plan.seed.get_or_insert(Zeroizing::new(*Seed::random()?.expose()));
+        detail.insert(SEED.to_owned(), seal_seed(cx, seed)?.into());
+    }
     let provider = order.on.provider();
     let made = provider.deploy(&plan, progress).await?;
-    let mut detail = Map::new();
     detail.insert(DIAL.to_owned(), made.dial.into());
     detail.insert("addresses".to_owned(), made.addresses.clone().into());
     if let Some(onion) = made.onion {
@@ -180,7 +200,9 @@ pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Resu
     if let Some((provider, site)) = place(cx.paths(), &machine) {
         provider.start(&site, progress).await?;
     }
-    let claimed = claim::claim(dial_address(&machine)?, &cover.0, label, cx.keyring()?, progress).await?;
+    let seed = open_seed(cx, &machine)?;
+    let target = claim::Target { address: dial_address(&machine)?, cover: &cover.0, label, seed: seed.as_ref() };
+    let claimed = claim::claim(&target, cx.keyring()?, progress).await?;
     match machine.node_key {
         Some(B64(pinned)) if pinned != claimed.node => return Err(changed_key(label, &pinned, &claimed.node)),
         Some(_) => {
@@ -196,7 +218,73 @@ pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Resu
             })?;
         }
     }
-    Ok(ClaimOutcome { machine: cx.ledger()?.machine(label)?, claimed })
+    let machine = cx.ledger()?.machine(label)?;
+    if seed.is_some() {
+        settle(cx, &machine, progress).await?;
+    }
+    Ok(ClaimOutcome { machine, claimed })
+}
+
+/// A machine's seed as the ledger keeps it: 16 random bytes, then the seed sealed for them.
+fn seal_seed(cx: &Context, seed: &[u8; 32]) -> Result<String> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
+    let sealed = cx.keyring()?.seal_machine_seed(&id, seed);
+    Ok(base64(&[&id[..], &sealed[..]].concat()))
+}
+
+/// The seed that a machine waits for; none if it keeps its own.
+fn open_seed(cx: &Context, machine: &Machine) -> Result<Option<Seed>> {
+    let Some(text) = machine.detail.get(SEED).and_then(Value::as_str) else { return Ok(None) };
+    let bytes: [u8; 48] = from_base64_array(text).ok_or_else(|| {
+        Error::new(Code::Ledger, format!("the record of machine `{}` has a damaged seed", machine.label)).hint("portdistrict ledger verify")
+    })?;
+    let (id, sealed) = bytes.split_first_chunk::<16>().ok_or_else(|| Error::new(Code::Ledger, "a damaged seed"))?;
+    let sealed = sealed.first_chunk::<32>().ok_or_else(|| Error::new(Code::Ledger, "a damaged seed"))?;
+    Ok(Some(Seed::from_bytes(&cx.keyring()?.seal_machine_seed(id, sealed))))
+}
+
+/// Waits until a node that was handed its seed has begun anew with it, and can be reached by every way that it offers.
+async fn settle(cx: &Context, machine: &Machine, progress: &dyn Progress) -> Result<Status> {
+    let mut step = Some(progress.step("wait for the node"));
+    let mut deadline = Instant::now() + SETTLE_PATIENCE;
+    let mut publishing = false;
+    loop {
+        let asked = async { Control::open(cx, machine).await?.status().await }.await;
+        match asked {
+            Ok(status) if status.onion.as_ref().is_none_or(|onion| onion.state.is_reachable()) => {
+                step.into_iter().for_each(crate::progress::Step::done);
+                return Ok(status);
+            }
+            Ok(status) => {
+                if !publishing {
+                    step.take().into_iter().for_each(crate::progress::Step::done);
+                    step = Some(progress.step("publish the onion service"));
+                    (publishing, deadline) = (true, Instant::now() + ONION_PATIENCE);
+                }
+                if let (Some(step), Some(onion)) = (&step, &status.onion) {
+                    step.note(&onion.stage());
+                }
+                if Instant::now() > deadline {
+                    return Err(onion_late(&machine.label, status.onion.and_then(|onion| onion.reason)));
+                }
+            }
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => {}
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// An onion service that nobody reaches; what it said last is the best explanation there is.
+pub(crate) fn onion_late(label: &Label, said: Option<String>) -> Error {
+    let error = Error::new(
+        Code::TimedOut,
+        format!("the onion service of `{label}` could not be reached within {} seconds", ONION_PATIENCE.as_secs()),
+    );
+    said.into_iter()
+        .fold(error, Error::because)
+        .hint("if Tor is blocked where the machine stands, give it bridges: [tor] bridges = [\"…\"] in config.toml")
 }
 
 fn changed_key(label: &Label, pinned: &[u8; 32], found: &[u8; 32]) -> Error {
@@ -221,9 +309,23 @@ pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> 
     if let Some((provider, site)) = place(cx.paths(), &machine) {
         started = provider.start(&site, progress).await?;
     }
-    let step = progress.step("ask the node");
-    let status = Control::open(cx, &machine).await?.status().await?;
-    step.done();
+    let status = match (open_seed(cx, &machine)?, machine.cover) {
+        (Some(seed), Some(cover)) => {
+            // It may have begun anew and forgotten everything: who owns it, and who it is.
+            let target = claim::Target { address: dial_address(&machine)?, cover: &cover.0, label, seed: Some(&seed) };
+            let claimed = claim::claim(&target, cx.keyring()?, progress).await?;
+            if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
+                return Err(changed_key(label, &pinned, &claimed.node));
+            }
+            settle(cx, &machine, progress).await?
+        }
+        _ => {
+            let step = progress.step("ask the node");
+            let status = Control::open(cx, &machine).await?.status().await?;
+            step.done();
+            status
+        }
+    };
     // It may have been away when friends were cut off.
     revocations::push(cx, &machine).await?;
     cx.record(&MachineReconnected { label: label.clone(), address: None, node_key: None })?;
@@ -261,6 +363,8 @@ async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))
                 .hint(format!("portdistrict machine logs {label}")))
         }),
+        Power::Booting => Err(Error::new(Code::Unreachable, format!("machine `{label}` is not up yet"))
+            .hint(format!("portdistrict machine logs {label} --follow"))),
         Power::Off => Err(Error::new(Code::Unreachable, format!("machine `{label}` does not run"))
             .hint(format!("portdistrict machine reconnect {label}"))),
         Power::Gone => Err(Error::new(Code::NotFound, format!("the files of machine `{label}` are gone"))
@@ -328,14 +432,25 @@ pub async fn destroy(cx: &Context, label: &Label) -> Result<()> {
             if error.code() != Code::NotFound || !dir.exists() {
                 return Err(error);
             }
-            Kind::Local.provider().destroy(&Site { label: label.clone(), dir }).await
+            kind_of(&dir).provider().destroy(&Site { label: label.clone(), dir }).await
         }
     }
 }
 
+/// Whose folder it is, where no record says so.
+fn kind_of(dir: &Path) -> Kind {
+    if qemu::is_here(dir) { Kind::Qemu } else { Kind::Local }
+}
+
 /// What a provider needs, and how one machine is.
 pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec<Check>> {
-    let Some(label) = label else { return on.provider().doctor(None).await };
+    let Some(label) = label else {
+        let mut checks = on.provider().doctor(None).await?;
+        if on.keeps_no_seed() {
+            checks.extend(packages::checks(cx.paths()));
+        }
+        return Ok(checks);
+    };
     let machine = cx.ledger()?.machine(label)?;
     let (provider, site) = known_place(cx.paths(), &machine)?;
     let mut checks = provider.doctor(Some(&site)).await?;

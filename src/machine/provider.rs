@@ -4,6 +4,7 @@ use super::check::Check;
 use crate::config::Label;
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
+use crate::owner::metadata::OnFailure;
 use crate::progress::Progress;
 use std::fmt;
 use std::future::Future;
@@ -21,16 +22,27 @@ pub type Job<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 pub enum Kind {
     /// A process on this computer.
     Local,
+    /// A virtual machine on this computer.
+    Qemu,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 1] = [Kind::Local];
+    pub const ALL: [Kind; 2] = [Kind::Local, Kind::Qemu];
 
     /// The name on the command line, in the ledger and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Local => "local",
+            Kind::Qemu => "qemu",
+        }
+    }
+
+    /// Whether its machines boot an image: they keep nothing, and their owner brings the seed.
+    pub fn keeps_no_seed(self) -> bool {
+        match self {
+            Kind::Local => false,
+            Kind::Qemu => true,
         }
     }
 
@@ -38,6 +50,7 @@ impl Kind {
     pub fn provider(self) -> Box<dyn Provider> {
         match self {
             Kind::Local => Box::new(super::local::Local),
+            Kind::Qemu => Box::new(super::qemu::Qemu),
         }
     }
 }
@@ -85,6 +98,53 @@ pub struct Plan {
     pub seed: Option<Zeroizing<[u8; 32]>>,
     /// Be an onion service, too.
     pub tor: Option<TorPlan>,
+    /// The virtual machine, where it is one.
+    pub vm: Option<VmPlan>,
+}
+
+/// How a virtual machine is made.
+#[derive(Clone, Debug)]
+pub struct VmPlan {
+    /// The image: its folder, its `image.json` or its disk.
+    pub image: PathBuf,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// What runs its instructions.
+    pub accel: Accel,
+    /// Give it a TPM.
+    pub tpm: bool,
+    /// UEFI firmware; found if absent.
+    pub firmware: Option<PathBuf>,
+    /// What it does when nothing can go on.
+    pub on_failure: OnFailure,
+}
+
+/// What runs a virtual machine's instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor if it can, else a program.
+    #[default]
+    Auto,
+    /// The processor.
+    Kvm,
+    /// A program: slow, and possible everywhere.
+    Tcg,
+}
+
+impl Accel {
+    /// Every choice.
+    pub const ALL: [Accel; 3] = [Accel::Auto, Accel::Kvm, Accel::Tcg];
+
+    /// The name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accel::Auto => "auto",
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
 }
 
 /// What a machine's onion service is told.
@@ -132,6 +192,8 @@ pub struct Deployed {
 pub enum Power {
     /// It runs.
     On,
+    /// It runs, and has not said yet that it is ready.
+    Booting,
     /// It exists and does not run.
     Off,
     /// There is no trace of it.
@@ -143,6 +205,7 @@ impl Power {
     pub fn as_str(self) -> &'static str {
         match self {
             Power::On => "running",
+            Power::Booting => "booting",
             Power::Off => "stopped",
             Power::Gone => "gone",
         }

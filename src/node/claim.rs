@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::state::Claimed;
 use crate::config::time::now_s;
-use crate::keyring;
+use crate::keyring::{self, Seed};
 use crate::session::Pipe;
 use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
 use std::io;
@@ -19,7 +19,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         app_digest: core.app_digest().await,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
-        seed_source: super::SEED_SOURCE.to_owned(),
+        seed_source: core.config.seed_source().to_owned(),
         claimed: core.gate.owner().is_some(),
     };
     pipe.send(&offer.encode()).await?;
@@ -32,7 +32,12 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
     }
     pipe.send(&reply.encode()).await?;
-    pipe.close().await
+    pipe.close().await?;
+    if reply == ClaimReply::Claimed && core.config.seed_from_owner {
+        // From here on it has other keys, and perhaps an onion address.
+        core.start_over();
+    }
+    Ok(())
 }
 
 /// Accepts the owner fixed at deploy, or whoever comes first where that was asked for; afterwards only the owner.
@@ -48,8 +53,12 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
             return ClaimReply::Refused(ClaimRefusal::NotOwner);
         }
     }
+    let seed = claim.seed.as_ref().filter(|_| core.config.seed_from_owner).map(Seed::from_bytes);
+    if core.config.seed_from_owner && seed.is_none() {
+        return ClaimReply::Refused(ClaimRefusal::SeedMissing);
+    }
     let (gate, owner) = (core.gate.clone(), claim.owner);
-    match tokio::task::spawn_blocking(move || gate.claim(&owner, now_s())).await {
+    match tokio::task::spawn_blocking(move || gate.claim(&owner, seed.as_ref(), now_s())).await {
         Ok(Ok(Claimed::Now)) => ClaimReply::Claimed,
         Ok(Ok(Claimed::Before)) => ClaimReply::Reconnected,
         Ok(Ok(Claimed::ByAnother)) => ClaimReply::Refused(ClaimRefusal::AlreadyClaimed),

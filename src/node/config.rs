@@ -48,6 +48,9 @@ pub struct Config {
     /// A file (mode 0600) with the seed, 32 bytes as base64url, that a node begins with which has none yet; without it a random one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed_file: Option<PathBuf>,
+    /// The seed is handed over by the owner with the claim; until then the node has keys that it forgets, and no onion service.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub seed_from_owner: bool,
     /// How much of the machine the node may use.
     #[serde(default, skip_serializing_if = "Bounds::is_default")]
     pub limits: Bounds,
@@ -133,6 +136,7 @@ impl Config {
             log_destinations: false,
             tor: None,
             seed_file: None,
+            seed_from_owner: false,
             limits: Bounds::default(),
         }
     }
@@ -171,7 +175,16 @@ impl Config {
         if self.owner_key()?.is_some() && self.claim_by_anyone {
             return Err(Error::new(Code::Usage, "`owner` and `claim_by_anyone` exclude each other").hint("remove one of the two lines"));
         }
+        if self.seed_from_owner && (self.seed_file.is_some() || self.owner.is_none()) {
+            return Err(Error::new(Code::Usage, "`seed_from_owner` needs a fixed `owner` and excludes `seed_file`")
+                .hint("name the owner, and leave `seed_file` away"));
+        }
         Ok(())
+    }
+
+    /// Where the node's seed comes from, by the names of `docs/protocol.md`.
+    pub fn seed_source(&self) -> &'static str {
+        if self.seed_from_owner { "owner" } else { "local" }
     }
 
     /// The allow-list as rules.

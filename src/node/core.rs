@@ -9,7 +9,7 @@ use super::slots::Slots;
 use crate::owner::ready::Ready;
 use crate::session::Acceptor;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, OnceCell, watch};
@@ -47,6 +47,7 @@ pub(super) struct Core {
     pub(super) flush: Notify,
     /// The onion service, if the node is one.
     pub(super) onion: Option<Onion>,
+    start_over: AtomicBool,
     policy: RwLock<Arc<Policy>>,
     streams: AtomicUsize,
     app_digest: OnceCell<[u8; 32]>,
@@ -92,6 +93,7 @@ impl Core {
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
             onion: parts.onion,
+            start_over: AtomicBool::new(false),
             policy: RwLock::new(Arc::new(parts.policy)),
             streams: AtomicUsize::new(0),
             app_digest: OnceCell::new(),
@@ -142,6 +144,17 @@ impl Core {
                 }
             }
         });
+    }
+
+    /// Ends the node so that another one begins in its place, with what this one has written down.
+    pub(super) fn start_over(&self) {
+        self.start_over.store(true, Ordering::Relaxed);
+        self.stop();
+    }
+
+    /// Whether another one is to begin after this one has ended.
+    pub(super) fn starts_over(&self) -> bool {
+        self.start_over.load(Ordering::Relaxed)
     }
 
     /// Ends the node.

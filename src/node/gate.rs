@@ -10,6 +10,7 @@ use super::log::Log;
 use super::meter::{GrantMeter, Guard};
 use super::state::{Bound, Claimed, GrantId, Record, State};
 use crate::error::Result;
+use crate::keyring::Seed;
 use crate::session::messages::{GrantStatus, MAX_GRANTS};
 use crate::session::{Hello, Session};
 use crate::token::{Limits, Mode, Role, SignedGrant, SignedRevocation, Target};
@@ -379,8 +380,8 @@ impl Gate {
     }
 
     /// Takes an owner, durably.
-    pub fn claim(&self, owner: &[u8; 32], now: u64) -> Result<Claimed> {
-        let claimed = self.state.claim(owner, now)?;
+    pub fn claim(&self, owner: &[u8; 32], seed: Option<&Seed>, now: u64) -> Result<Claimed> {
+        let claimed = self.state.claim(owner, seed, now)?;
         if claimed == Claimed::Now {
             let mut inner = self.lock();
             inner.owner = Some(*owner);

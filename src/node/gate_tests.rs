@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::time::now_s;
-use crate::keyring::{Purpose, Seed};
+use crate::keyring::Purpose;
 use crate::token::{Grant, Revocation};
 
 const NODE: [u8; 32] = [9; 32];
@@ -39,7 +39,7 @@ fn hello(grant: Grant, bind: Option<[u8; 32]>) -> Hello {
 fn gate(dir: &tempfile::TempDir) -> Arc<Gate> {
     let state = State::open(&dir.path().join("state")).unwrap();
     let gate = Arc::new(Gate::new(state, NODE, 1000, Log::in_memory()).unwrap());
-    gate.claim(&owner().verifying_key().to_bytes(), 1).unwrap();
+    gate.claim(&owner().verifying_key().to_bytes(), None, 1).unwrap();
     gate
 }
 
@@ -84,8 +84,8 @@ async fn an_unclaimed_node_says_so() {
     let gate = Arc::new(Gate::new(state, NODE, 10, Log::in_memory()).unwrap());
     assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await.err(), Some(Refusal::NotClaimed));
     let owner = owner().verifying_key().to_bytes();
-    assert_eq!(gate.claim(&owner, 1).unwrap(), Claimed::Now);
-    assert_eq!(gate.claim(&[4; 32], 1).unwrap(), Claimed::ByAnother);
+    assert_eq!(gate.claim(&owner, None, 1).unwrap(), Claimed::Now);
+    assert_eq!(gate.claim(&[4; 32], None, 1).unwrap(), Claimed::ByAnother);
     assert!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await.is_ok());
 }
 
@@ -217,7 +217,7 @@ async fn bounds_draining_and_usage() {
     {
         let state = State::open(&dir.path().join("state")).unwrap();
         let gate = Arc::new(Gate::new(state, NODE, 2, Log::in_memory()).unwrap());
-        gate.claim(&owner().verifying_key().to_bytes(), 1).unwrap();
+        gate.claim(&owner().verifying_key().to_bytes(), None, 1).unwrap();
         let limits = Limits { bytes: Some(1000), ..Limits::default() };
         let metered = Grant { limits, ..grant(1, Mode::Try) };
         let first = gate.admit(SUBJECT, &hello(metered.clone(), None), now_s()).await.unwrap();

@@ -9,6 +9,7 @@ mod core;
 pub mod egress;
 pub mod gate;
 mod guest;
+pub mod init;
 pub mod log;
 pub mod meter;
 mod onion;
@@ -29,45 +30,52 @@ use crate::owner::ready::{self, Ready};
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where a node's seed comes from: here always its own state folder.
-const SEED_SOURCE: &str = "local";
-
 /// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once friends can come
-/// by every way that it offers.
-pub fn run(config: &Path, on_ready: impl FnOnce(&Ready)) -> Result<()> {
+/// by every way that it offers, and again if it has begun anew.
+pub fn run(config: &Path, on_ready: impl FnMut(&Ready)) -> Result<()> {
     let config = Config::read(config)?;
     let log = Log::to(std::io::stderr(), config.log_destinations);
+    run_with(&config, &log, on_ready)
+}
+
+/// The same, configured already.
+fn run_with(config: &Config, log: &Log, mut on_ready: impl FnMut(&Ready)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("start", "the node's runtime")?;
     let _context = runtime.enter();
     // Before the port opens: a signal that comes early must not be lost.
     let mut terminate = signal(SignalKind::terminate()).doing("watch", "SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).doing("watch", "SIGINT")?;
     let _survive_the_terminal = signal(SignalKind::hangup()).doing("watch", "SIGHUP")?;
-    let node = Node::start(config, log.clone())?;
     let manager = std::env::var_os("NOTIFY_SOCKET");
     let tell = |state| {
         if let Err(error) = ready::notify(manager.as_deref(), state) {
             log.event("notify.failed").with("error", error.to_string()).write();
         }
     };
-    let announce = async {
-        node.reachable().await;
-        let ready = node.ready();
-        let line = log.event("ready").with("listen", ready.listen.to_string()).with("node", ready.node.as_str());
-        line.with("claimed", ready.claimed).write();
-        on_ready(&ready);
-        tell("READY=1");
-        std::future::pending::<()>().await;
-    };
-    runtime.block_on(async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = node.ended() => {}
-            () = announce => {}
+    loop {
+        let node = Node::start(config.clone(), log.clone())?;
+        let announce = async {
+            node.reachable().await;
+            let ready = node.ready();
+            let line = log.event("ready").with("listen", ready.listen.to_string()).with("node", ready.node.as_str());
+            line.with("claimed", ready.claimed).write();
+            on_ready(&ready);
+            tell("READY=1");
+            std::future::pending::<()>().await;
+        };
+        let by_itself = runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => false,
+                _ = interrupt.recv() => false,
+                () = node.ended() => true,
+                () = announce => false,
+            }
+        });
+        if !(by_itself && node.starts_over()) {
+            tell("STOPPING=1");
+            node.stop();
+            return Ok(());
         }
-    });
-    tell("STOPPING=1");
-    node.stop();
-    Ok(())
+        node.stop();
+    }
 }

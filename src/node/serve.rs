@@ -83,7 +83,9 @@ impl Node {
         let policy = Policy::new(allow, vec![address]);
         let fixed_owner = config.owner_key()?;
         let discovery = gate.state().discovery(now_s())?;
-        let onion = config.tor.as_ref().map(|_| Onion::new(&seed, discovery));
+        // Without the seed that the owner brings there is no address to publish.
+        let has_seed = !config.seed_from_owner || gate.owner().is_some();
+        let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
         let core = Arc::new(Core::new(Parts { config, fixed_owner, key, address, log, gate, acceptor, policy, onion }));
         let shards = Shards::start(&core, sources)?;
         let onion = onion::start(&core, sources)?;
@@ -134,6 +136,11 @@ impl Node {
     /// Asks it to end; [`Node::ended`] says when it has.
     pub fn request_stop(&self) {
         self.core.stop();
+    }
+
+    /// Whether it ended so that another one begins in its place: the owner has brought its seed.
+    pub fn starts_over(&self) -> bool {
+        self.core.starts_over()
     }
 
     /// Waits until it has ended, for whatever reason.

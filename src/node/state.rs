@@ -211,14 +211,17 @@ impl State {
         read_snapshot(&db).map_err(|error| failed(&self.path, error))
     }
 
-    /// Takes an owner if there is none.
-    pub fn claim(&self, owner: &[u8; 32], at: u64) -> Result<Claimed> {
+    /// Takes an owner if there is none; a seed that comes with the owner replaces the one that was only good until then.
+    pub fn claim(&self, owner: &[u8; 32], seed: Option<&Seed>, at: u64) -> Result<Claimed> {
         self.write(|tx| {
             let known: Option<[u8; 32]> = tx.query_row("SELECT owner FROM node", [], |row| row.get(0))?;
             if let Some(known) = known {
                 return Ok(if known == *owner { Claimed::Before } else { Claimed::ByAnother });
             }
-            tx.execute("UPDATE node SET owner = ?1, claimed_at = ?2", params![owner, clamp(at)])?;
+            tx.execute(
+                "UPDATE node SET owner = ?1, claimed_at = ?2, seed = coalesce(?3, seed)",
+                params![owner, clamp(at), seed.map(Seed::expose)],
+            )?;
             Ok(Claimed::Now)
         })
     }

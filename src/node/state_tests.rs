@@ -11,9 +11,9 @@ fn what_is_written_is_there_after_a_restart() {
     let path = dir.path().join("state");
     let seed = {
         let state = State::open(&path).unwrap();
-        assert_eq!(state.claim(&[1; 32], 5).unwrap(), Claimed::Now);
-        assert_eq!(state.claim(&[1; 32], 6).unwrap(), Claimed::Before);
-        assert_eq!(state.claim(&[2; 32], 7).unwrap(), Claimed::ByAnother);
+        assert_eq!(state.claim(&[1; 32], None, 5).unwrap(), Claimed::Now);
+        assert_eq!(state.claim(&[1; 32], None, 6).unwrap(), Claimed::Before);
+        assert_eq!(state.claim(&[2; 32], None, 7).unwrap(), Claimed::ByAnother);
         assert_eq!(state.bind(&[1; 8], &[3; 32], true, 9, 8).unwrap(), Bound::Now);
         state.note_reuse(&[1; 8], 10).unwrap();
         state.note_reuse(&[1; 8], 9).unwrap();

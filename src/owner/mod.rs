@@ -1,5 +1,6 @@
 //! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
 
+pub mod metadata;
 pub mod ready;
 pub mod revocations;
 
@@ -24,6 +25,8 @@ pub const DIAL: &str = "dial";
 pub const ONION: &str = "onion";
 /// Name of the onion address that only those find whose discovery key the node knows.
 pub const ONION_RESTRICTED: &str = "onion_restricted";
+/// Name there of the sealed seed of a machine that keeps nothing itself: 16 bytes of id, 32 of seed, base64url.
+pub const SEED: &str = "seed";
 
 /// A control session; it ends when this is dropped.
 pub struct Control(ControlClient);

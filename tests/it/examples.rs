@@ -46,6 +46,8 @@ fn furnished() -> Home {
     std::fs::set_permissions(&passphrase, std::fs::Permissions::from_mode(0o600)).unwrap();
     let config = "listen = \"127.0.0.1:0\"\nstate_dir = \"node-state\"\nlabel = \"spare\"\n";
     std::fs::write(home.work().join("node.toml"), config).unwrap();
+    std::fs::write(home.work().join("bzImage"), "any bytes").unwrap();
+    let _ = std::fs::copy("/usr/share/ovmf/OVMF.fd", home.work().join("OVMF.fd"));
     home
 }
 
@@ -94,17 +96,39 @@ fn prepare(home: &Home, path: &str, script: &str) {
     }
 }
 
+/// Images hold the static program, and machines boot images.
+fn needs_image(script: &str) -> bool {
+    script.contains("machine build") || script.contains("--on qemu")
+}
+
 #[test]
 fn the_examples_in_help_run() {
+    let ran = run_examples(&furnished(), |script| !needs_image(script));
+    assert!(ran >= 40, "only {ran} examples");
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn the_examples_of_images_run() {
     let home = furnished();
+    for (package, name) in crate::vm::packages().iter().zip(["linux-image.deb", "systemd-boot-efi.deb"]) {
+        std::fs::copy(package, home.work().join(name)).unwrap();
+    }
+    let ran = run_examples(&home, needs_image);
+    let _ = home.line("machine destroy vm --yes");
+    assert!(ran >= 5, "only {ran} examples");
+}
+
+/// Runs the examples that are wanted, and says how many.
+fn run_examples(home: &Home, wanted: impl Fn(&str) -> bool) -> usize {
     let web = serve();
     let mut ran = 0;
-    for (path, script) in examples() {
+    for (path, script) in examples().into_iter().filter(|(_, script)| wanted(script)) {
         if let Some(tool) = needs(&script).filter(|tool| Command::new(tool).arg("--version").output().is_err()) {
             assert!(std::env::var_os("CI").is_none(), "{tool} is missing, which an example of{path} needs");
             continue;
         }
-        prepare(&home, &path, &script);
+        prepare(home, &path, &script);
         // The one destination that examples name, made reachable where a test runs.
         let script = script.replace("http://web.test/", &format!("http://{web}/"));
         let endless = ENDLESS.iter().any(|part| script.contains(part));
@@ -120,5 +144,5 @@ fn the_examples_in_help_run() {
     for label in LABELS {
         let _ = home.line(&format!("machine destroy {label} --yes"));
     }
-    assert!(ran >= 40, "only {ran} examples");
+    ran
 }

@@ -4,10 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-/// The program under test.
+/// The program under test: the one that cargo built, or another build of it.
 pub(crate) fn program() -> &'static str {
-    env!("CARGO_BIN_EXE_portdistrict")
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| std::env::var("PORTDISTRICT_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_portdistrict").to_owned()))
 }
 
 /// A temporary folder that is a home.

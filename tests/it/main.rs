@@ -15,4 +15,5 @@ mod readme;
 mod story;
 mod tor;
 mod tornet;
+mod vm;
 mod web;

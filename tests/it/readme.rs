@@ -9,8 +9,11 @@ struct Step {
     output: Vec<String>,
 }
 
-fn tour() -> Vec<Step> {
+/// The commands under a heading.
+fn tour(heading: &str) -> Vec<Step> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, text) = text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("README has no part {heading:?}"));
+    let text = text.split("\n## ").next().unwrap_or_default();
     let mut steps: Vec<Step> = Vec::new();
     for block in text.split("```console\n").skip(1) {
         for line in block.split("```").next().unwrap_or_default().lines() {
@@ -32,9 +35,20 @@ fn same(printed: &str, real: &str) -> bool {
 
 #[test]
 fn the_tour_works_as_printed() {
+    works_as_printed("One minute", 12, "home");
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn the_tour_of_a_machine_works_as_printed() {
+    works_as_printed("A machine that is nothing else", 7, "vm");
+}
+
+/// Runs what is printed under a heading; `label` is the machine that is destroyed in the end, if the text has not done so.
+fn works_as_printed(heading: &str, commands: usize, label: &str) {
     let home = Home::new();
-    let steps = tour();
-    assert!(steps.len() >= 12, "only {} commands", steps.len());
+    let steps = tour(heading);
+    assert!(steps.len() >= commands, "only {} commands", steps.len());
     // One shell for the whole tour, since one of the commands goes on in the background; a mark after each shows where
     // its output ends.
     const MARK: &str = "=== end of step ===";
@@ -50,10 +64,10 @@ fn the_tour_works_as_printed() {
     let run = |script: &str| {
         let mut bash = Command::new("bash");
         bash.args(["-c", &format!("exec 2>&1\n{script}")]).env_clear().current_dir(home.work()).env("HOME", home.work());
-        bash.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display())).output().unwrap()
+        bash.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin", bin.display())).output().unwrap()
     };
     let output = run(&script);
-    let _ = run("portdistrict machine destroy home --yes");
+    let _ = run(&format!("portdistrict machine destroy {label} --yes"));
     let output = String::from_utf8(output.stdout).unwrap();
     let sections: Vec<&str> = output.split(&format!("{MARK}\n")).collect();
     assert_eq!(sections.len(), steps.len() + 1, "{output}");

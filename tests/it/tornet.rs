@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 const RELAY: &str = "\
 TestingTorNetwork 1
-Address 127.0.0.1
 SocksPort 0
 ControlPort 0
 ShutdownWaitLength 1
@@ -59,22 +58,29 @@ struct Relay {
 /// The whole network; it ends when this is dropped, and when the process ends in whatever way.
 pub(crate) struct Network {
     dir: PathBuf,
+    /// Where all of them listen.
+    address: Ipv4Addr,
     relays: Vec<Relay>,
 }
 
 impl Network {
-    /// Starts `authorities` and `relays`, and waits until the consensus lists all of them.
+    /// Starts `authorities` and `relays` on loopback, and waits until the consensus lists all of them.
     pub(crate) fn start(dir: &Path, authorities: usize, relays: usize) -> io::Result<Network> {
-        let mut network = Network { dir: dir.to_owned(), relays: Vec::new() };
-        let mut ports = free_ports(authorities * 2 + relays)?.into_iter();
+        Network::start_at(dir, Ipv4Addr::LOCALHOST, authorities, relays)
+    }
+
+    /// The same at an address of this machine.
+    pub(crate) fn start_at(dir: &Path, address: Ipv4Addr, authorities: usize, relays: usize) -> io::Result<Network> {
+        let mut network = Network { dir: dir.to_owned(), address, relays: Vec::new() };
+        let mut ports = free_ports(address, authorities * 2 + relays)?.into_iter();
         let mut port = || ports.next().unwrap_or_default();
         for n in 0..authorities {
             let (or_port, dir_port) = (port(), port());
-            network.relays.push(make(dir, format!("auth{n}"), or_port, Some(dir_port))?);
+            network.relays.push(make(dir, address, format!("auth{n}"), or_port, Some(dir_port))?);
         }
         for n in 0..relays {
             let or_port = port();
-            network.relays.push(make(dir, format!("relay{n}"), or_port, None)?);
+            network.relays.push(make(dir, address, format!("relay{n}"), or_port, None)?);
         }
         network.configure()?;
         std::fs::write(network.arti_toml(), network.arti_settings())?;
@@ -126,8 +132,8 @@ impl Network {
             if let Some(dir_port) = relay.dir_port {
                 let _ = writeln!(
                     lines,
-                    "DirAuthority {} orport={} no-v2 v3ident={} 127.0.0.1:{dir_port} {}",
-                    relay.name, relay.or_port, relay.v3ident, relay.rsa
+                    "DirAuthority {} orport={} no-v2 v3ident={} {}:{dir_port} {}",
+                    relay.name, relay.or_port, relay.v3ident, self.address, relay.rsa
                 );
             }
             lines
@@ -138,7 +144,7 @@ impl Network {
         let authorities = self.authority_lines();
         for relay in &self.relays {
             let own = if relay.dir_port.is_some() { AUTHORITY } else { "" };
-            std::fs::write(relay.dir.join("torrc"), format!("{}{authorities}{own}", torrc(relay)))?;
+            std::fs::write(relay.dir.join("torrc"), format!("{}{authorities}{own}", torrc(relay, self.address)))?;
         }
         Ok(())
     }
@@ -148,13 +154,13 @@ impl Network {
         let caches = authorities.iter().fold(String::new(), |mut text, a| {
             let _ = writeln!(
                 text,
-                "  {{ rsa_identity = \"{}\", ed_identity = \"{}\", orports = [\"127.0.0.1:{}\"] }},",
-                a.rsa, a.ed, a.or_port
+                "  {{ rsa_identity = \"{}\", ed_identity = \"{}\", orports = [\"{}:{}\"] }},",
+                a.rsa, a.ed, self.address, a.or_port
             );
             text
         });
         let idents: Vec<String> = authorities.iter().map(|a| format!("\"{}\"", a.v3ident)).collect();
-        let ports: Vec<String> = authorities.iter().filter_map(|a| Some(format!("[\"127.0.0.1:{}\"]", a.dir_port?))).collect();
+        let ports: Vec<String> = authorities.iter().filter_map(|a| Some(format!("[\"{}:{}\"]", self.address, a.dir_port?))).collect();
         let (idents, ports) = (idents.join(", "), ports.join(", "));
         format!(
             "[tor_network]\nfallback_caches = [\n{caches}]\n\n[tor_network.authorities]\nv3idents = [{idents}]\nuploads = [{ports}]\n\
@@ -186,15 +192,15 @@ impl Drop for Network {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
+fn free_ports(address: Ipv4Addr, count: usize) -> io::Result<Vec<u16>> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((address, 0))).collect::<io::Result<_>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-fn torrc(relay: &Relay) -> String {
-    let dir_port = relay.dir_port.map_or_else(String::new, |port| format!("DirPort 127.0.0.1:{port}\n"));
+fn torrc(relay: &Relay, address: Ipv4Addr) -> String {
+    let dir_port = relay.dir_port.map_or_else(String::new, |port| format!("DirPort {address}:{port}\n"));
     format!(
-        "{RELAY}DataDirectory {dir}\nNickname {name}\nORPort 127.0.0.1:{or_port}\n{dir_port}Log notice file {dir}/log\n\
+        "{RELAY}Address {address}\nDataDirectory {dir}\nNickname {name}\nORPort {address}:{or_port}\n{dir_port}Log notice file {dir}/log\n\
          __OwningControllerProcess {pid}\n",
         dir = relay.dir.display(),
         name = relay.name,
@@ -204,7 +210,7 @@ fn torrc(relay: &Relay) -> String {
 }
 
 /// The folder and the keys of one.
-fn make(base: &Path, name: String, or_port: u16, dir_port: Option<u16>) -> io::Result<Relay> {
+fn make(base: &Path, address: Ipv4Addr, name: String, or_port: u16, dir_port: Option<u16>) -> io::Result<Relay> {
     let dir = base.join(&name);
     let keys = dir.join("keys");
     std::fs::create_dir_all(&keys)?;
@@ -213,9 +219,9 @@ fn make(base: &Path, name: String, or_port: u16, dir_port: Option<u16>) -> io::R
     }
     let mut relay = Relay { name, dir, or_port, dir_port, v3ident: String::new(), rsa: String::new(), ed: String::new(), child: None };
     if let Some(dir_port) = dir_port {
-        relay.v3ident = authority_key(&keys, dir_port)?;
+        relay.v3ident = authority_key(&keys, address, dir_port)?;
     }
-    std::fs::write(relay.dir.join("torrc"), torrc(&relay))?;
+    std::fs::write(relay.dir.join("torrc"), torrc(&relay, address))?;
     // tor makes its keys when asked for the fingerprint; any authority will do for that.
     let nobody = format!("x orport=1 no-v2 v3ident={0} 127.0.0.1:1 {0}", "A".repeat(40));
     run(Command::new("tor").arg("-f").arg(relay.dir.join("torrc")).args(["--list-fingerprint", "--DirAuthority", &nobody]))?;
@@ -229,13 +235,13 @@ fn make(base: &Path, name: String, or_port: u16, dir_port: Option<u16>) -> io::R
 }
 
 /// The long-term key of an authority; returns its fingerprint.
-fn authority_key(keys: &Path, dir_port: u16) -> io::Result<String> {
+fn authority_key(keys: &Path, address: Ipv4Addr, dir_port: u16) -> io::Result<String> {
     let file = |name: &str| keys.join(format!("authority_{name}"));
     let passphrase = keys.join("passphrase");
     std::fs::write(&passphrase, "x\n")?;
     let mut command = Command::new("tor-gencert");
     command.arg("--create-identity-key").arg("-i").arg(file("identity_key")).arg("-s").arg(file("signing_key"));
-    command.arg("-c").arg(file("certificate")).args(["-m", "12", "--passphrase-fd", "0", "-a"]).arg(format!("127.0.0.1:{dir_port}"));
+    command.arg("-c").arg(file("certificate")).args(["-m", "12", "--passphrase-fd", "0", "-a"]).arg(format!("{address}:{dir_port}"));
     run(command.stdin(std::fs::File::open(&passphrase)?))?;
     let certificate = std::fs::read_to_string(file("certificate"))?;
     let found = certificate.lines().find_map(|line| line.strip_prefix("fingerprint "));

@@ -101,14 +101,21 @@ pub enum ClaimRefusal {
     NotOwner,
     /// The proof does not belong to this handshake and node.
     BadSignature,
+    /// The node waits for its seed, and none came with the claim.
+    SeedMissing,
     /// The node could not write down its owner.
     Storage,
 }
 
 impl ClaimRefusal {
     /// Every refusal.
-    pub const ALL: [ClaimRefusal; 4] =
-        [ClaimRefusal::AlreadyClaimed, ClaimRefusal::NotOwner, ClaimRefusal::BadSignature, ClaimRefusal::Storage];
+    pub const ALL: [ClaimRefusal; 5] = [
+        ClaimRefusal::AlreadyClaimed,
+        ClaimRefusal::NotOwner,
+        ClaimRefusal::BadSignature,
+        ClaimRefusal::SeedMissing,
+        ClaimRefusal::Storage,
+    ];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -116,6 +123,7 @@ impl ClaimRefusal {
             ClaimRefusal::AlreadyClaimed => "already-claimed",
             ClaimRefusal::NotOwner => "not-owner",
             ClaimRefusal::BadSignature => "claim-signature",
+            ClaimRefusal::SeedMissing => "seed-missing",
             ClaimRefusal::Storage => "storage",
         }
     }

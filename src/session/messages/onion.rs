@@ -79,6 +79,15 @@ pub struct OnionStatus {
 }
 
 impl OnionStatus {
+    /// How far a service is that nobody reaches yet, in a few words.
+    pub fn stage(&self) -> String {
+        let reason = self.reason.clone().unwrap_or_default();
+        match self.state {
+            OnionState::Joining => format!("{} %: {reason}", self.percent),
+            _ => reason,
+        }
+    }
+
     /// One of which nothing is known yet.
     pub fn new(address: OnionAddress, restricted: OnionAddress) -> Self {
         OnionStatus {

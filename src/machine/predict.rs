@@ -1,0 +1,87 @@
+//! `machine predict`: launch measurements of SEV-SNP machines, before there is one.
+
+use crate::attest::launch::{Cpu, Firmware, Kernel, Launch, Shape, Vmm};
+use crate::config::fs;
+use crate::encoding::hex;
+use crate::error::{Code, Error, Result};
+use crate::image::{Launch as Predicted, MAX_INPUT};
+use std::path::{Path, PathBuf};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct PredictOrder {
+    /// The firmware.
+    pub firmware: PathBuf,
+    /// Its digest, if that is known without these bytes (`snp:ovmf-hash`).
+    pub firmware_digest: Option<[u8; 48]>,
+    /// Hypervisors.
+    pub vmms: Vec<Vmm>,
+    /// Processor model; under QEMU it shows in the digest.
+    pub cpu: Option<Cpu>,
+    /// Numbers of processors.
+    pub vcpus: Vec<u32>,
+    /// Guest features (SEV_FEATURES).
+    pub guest_features: u64,
+    /// Kernel, initial file system and command line, where QEMU is started with `kernel-hashes=on`.
+    pub kernel: Option<KernelFiles>,
+}
+
+/// A kernel that firmware checks by its hash.
+#[derive(Clone, Debug)]
+pub struct KernelFiles {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial file system.
+    pub initrd: Option<PathBuf>,
+    /// The command line.
+    pub append: String,
+}
+
+/// What comes out.
+pub struct Prediction {
+    /// SHA-384 chain over the firmware alone, hex.
+    pub firmware_digest: String,
+    /// One for each hypervisor and number of processors.
+    pub launch: Vec<Predicted>,
+}
+
+/// Works out all that was asked; the firmware is hashed once.
+pub fn predict(order: &PredictOrder) -> Result<Prediction> {
+    let bytes = read(&order.firmware)?;
+    let name = order.firmware.display();
+    let wrong = |error: crate::attest::launch::Error| {
+        let hint = match error {
+            crate::attest::launch::Error::NoKernelHashes => "take a firmware that checks kernels: the AmdSev build of OVMF",
+            crate::attest::launch::Error::NoCpu => "--cpu EPYC-Milan",
+            crate::attest::launch::Error::Vcpus(_) => "--vcpus 1,2,4",
+            _ => "take a firmware built for SEV-SNP, such as /usr/share/ovmf/OVMF.fd of Debian's package ovmf",
+        };
+        Error::new(Code::Usage, format!("no launch measurement for {name}: {error}")).hint(hint)
+    };
+    let firmware = Firmware::parse(&bytes).map_err(wrong)?;
+    let digest = order.firmware_digest.unwrap_or_else(|| firmware.digest());
+    let kernel = order.kernel.as_ref().map(kernel).transpose()?;
+    let mut launch = Vec::new();
+    for vmm in &order.vmms {
+        let shape = Shape { vmm: *vmm, cpu: order.cpu, guest_features: order.guest_features };
+        let measured = Launch::new(&firmware, digest, &shape, kernel.as_ref()).map_err(wrong)?;
+        for vcpus in &order.vcpus {
+            launch.push(Predicted {
+                vmm: vmm.as_str().to_owned(),
+                cpu: order.cpu.map(|cpu| format!("{:#x}", cpu.signature())),
+                vcpus: *vcpus,
+                digest: hex(&measured.digest(*vcpus).map_err(wrong)?),
+            });
+        }
+    }
+    Ok(Prediction { firmware_digest: hex(&digest), launch })
+}
+
+fn kernel(files: &KernelFiles) -> Result<Kernel> {
+    let initrd = files.initrd.as_deref().map(read).transpose()?;
+    Ok(Kernel::new(&read(&files.kernel)?, &initrd.unwrap_or_default(), &files.append))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path, MAX_INPUT)
+}

@@ -1,0 +1,102 @@
+//! A machine's serial console: what firmware and kernel print, and between it the node's marks (`PORTDISTRICT_NAME=value`) and log.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Only so much of the console's end is looked at.
+const WINDOW: u64 = 1024 * 1024;
+/// What marks begin with.
+const MARK: &str = "PORTDISTRICT_";
+
+/// What was printed since some moment.
+pub(super) struct Serial(String);
+
+impl Serial {
+    /// Reads from `seen` bytes on; an unreadable console has said nothing.
+    pub(super) fn read(path: &Path, seen: u64) -> Serial {
+        let text = || {
+            let mut file = File::open(path).ok()?;
+            let length = file.metadata().ok()?.len();
+            file.seek(SeekFrom::Start(seen.max(length.saturating_sub(WINDOW)))).ok()?;
+            let mut bytes = Vec::new();
+            file.take(WINDOW).read_to_end(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        Serial(text().unwrap_or_default())
+    }
+
+    /// The value of a mark since the machine was last started.
+    pub(super) fn mark(&self, name: &str) -> Option<&str> {
+        let prefix = format!("{MARK}{name}=");
+        let started = self.0.rfind(&format!("{MARK}VERSION=")).unwrap_or(0);
+        self.0[started..].lines().rev().find_map(|line| line.trim().strip_prefix(prefix.as_str()))
+    }
+
+    /// Whether the node listens.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.mark("STATE"), Some("ready" | "claimed"))
+    }
+
+    /// Why it cannot go on, if it said so.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.mark("FAILURE")
+    }
+
+    /// How far it is, in words.
+    pub(super) fn stage(&self) -> &'static str {
+        match self.mark("STATE") {
+            None if self.0.is_empty() => "firmware",
+            None => "kernel",
+            Some(_) if self.0.contains("network.ready") => "node",
+            Some(_) => "network",
+        }
+    }
+
+    /// The last lines that a person can read.
+    pub(super) fn last_lines(&self, count: usize) -> Vec<String> {
+        let lines: Vec<String> = self.0.lines().filter_map(words).collect();
+        lines[lines.len().saturating_sub(count)..].iter().map(|line| crate::machine::message_of_log_line(line)).collect()
+    }
+}
+
+/// A line without the colours and cursor movements of firmware; none if nothing is left of it.
+pub(super) fn words(line: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            // ECMA-48: a control sequence ends with a byte from @ to ~.
+            '\u{1b}' => {
+                if rest.next() == Some('[') {
+                    let _ = rest.by_ref().find(|c| ('@'..='~').contains(c));
+                }
+            }
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    let out = out.trim();
+    (!out.is_empty()).then(|| out.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_an_earlier_start_do_not_count() {
+        let first = "\u{1b}[2J\nPORTDISTRICT_VERSION=1\nPORTDISTRICT_STATE=claimed\n";
+        assert!(Serial(first.to_owned()).is_ready());
+        let serial = Serial(format!("{first}PORTDISTRICT_VERSION=1\r\nPORTDISTRICT_STATE=booting\r\n"));
+        assert!(!serial.is_ready());
+        assert_eq!((serial.mark("STATE"), serial.stage()), (Some("booting"), "network"));
+        assert_eq!(Serial(String::new()).stage(), "firmware");
+    }
+
+    #[test]
+    fn firmware_colours_are_no_words() {
+        assert_eq!(words("\u{1b}[0m\u{1b}[37;40mBdsDxe: starting\u{1b}[01;00H\r").as_deref(), Some("BdsDxe: starting"));
+        assert_eq!(words("\u{1b}[2J\u{1b}[01;01H"), None);
+    }
+}

@@ -1,0 +1,396 @@
+//! Images and the virtual machines that boot them, with the release binary, QEMU and Debian's firmware.
+//!
+//! Ignored in a plain `cargo test`: they need the static binary, named by PORTDISTRICT_PROGRAM. `ci/test` runs them.
+
+use crate::home::{Home, Ran, program};
+use crate::story::{blob, try_curl};
+use crate::tornet::Network;
+use crate::web::{GREETING, Web};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Packages that were fetched once for all of these tests.
+pub(crate) fn packages() -> &'static [PathBuf; 2] {
+    static PACKAGES: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    PACKAGES.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+        std::fs::create_dir_all(&folder).unwrap();
+        let fetcher = Home::new();
+        fetcher.line("machine build -o out").ok();
+        let names = ["linux-image-", "systemd-boot-efi"];
+        names.map(|name| {
+            let cache = std::fs::read_dir(fetcher.path().join("cache/packages")).unwrap().flatten().map(|entry| entry.path());
+            let found = cache.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(name));
+            let found = found.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+            let kept = folder.join(found.file_name().unwrap());
+            std::fs::copy(found, &kept).unwrap();
+            kept
+        })
+    })
+}
+
+/// An image for all of these tests.
+fn image() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image");
+        build(&Home::new(), &out, &[]).ok();
+        out
+    })
+}
+
+fn build(home: &Home, out: &Path, more: &[&str]) -> Ran {
+    let [kernel, stub] = packages();
+    let words =
+        ["machine", "build", "-o", out.to_str().unwrap(), "--kernel-deb", kernel.to_str().unwrap(), "--stub", stub.to_str().unwrap()];
+    home.run(words.iter().chain(more))
+}
+
+fn manifest(folder: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(folder.join("image.json")).unwrap()).unwrap()
+}
+
+/// An operator with a virtual machine `vm`; it is destroyed in the end.
+struct Machine {
+    home: Home,
+}
+
+impl Machine {
+    fn deploy(home: Home, more: &[&str]) -> (Machine, Ran) {
+        home.line("init").ok();
+        let image = image().to_str().unwrap();
+        let words = ["machine", "deploy", "--on", "qemu", "--image", image, "--label", "vm", "--listen", "127.0.0.1"];
+        let ran = home.run(words.iter().chain(more));
+        (Machine { home }, ran)
+    }
+
+    fn show(&self) -> Value {
+        self.home.line("machine show vm --json").json()
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.home.path().join("state/machines/vm")
+    }
+
+    fn serial(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir().join("serial.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The last value of a mark on the console.
+    fn mark(&self, name: &str) -> Option<String> {
+        let prefix = format!("PORTDISTRICT_{name}=");
+        self.serial().lines().rev().find_map(|line| line.trim().strip_prefix(&prefix).map(str::to_owned))
+    }
+
+    fn event(&self, name: &str) -> Option<Value> {
+        let lines = self.serial();
+        let mut events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim()).ok());
+        events.rfind(|event| event["event"] == name)
+    }
+
+    fn kill(&self) {
+        let pid = self.show()["pid"].as_u64().unwrap();
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let gone = || !Path::new(&format!("/proc/{pid}")).exists();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !gone() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the console\n{}", self.serial());
+        }
+        let _ = self.home.line("machine destroy vm --yes");
+    }
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn the_same_inputs_give_the_same_image_everywhere() {
+    let first = manifest(image());
+    // Another folder, time zone, language and mask; another user where that is possible.
+    let home = Home::new();
+    let elsewhere = home.work().join("a folder with spaces, and a comma");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let [kernel, stub] = packages();
+    let line =
+        format!("umask 077 && {} --home ./h machine build -o out --kernel-deb {} --stub {}", program(), kernel.display(), stub.display());
+    let mut command = home.shell(&line);
+    command.current_dir(&elsewhere).env("TZ", "Pacific/Kiritimati").env("LANG", "tr_TR.UTF-8").env("LC_ALL", "tr_TR.UTF-8");
+    Ran::of(command).ok();
+    let second = manifest(&elsewhere.join("out"));
+    assert_eq!(first, second);
+    for name in ["disk.raw", "image.tar.gz", "image.json"] {
+        let same = Command::new("cmp").arg(image().join(name)).arg(elsewhere.join("out").join(name)).status().unwrap();
+        assert!(same.success(), "{name}");
+    }
+    // sha256sum and tar agree with the manifest.
+    let sum = |file: &Path| String::from_utf8(Command::new("sha256sum").arg(file).output().unwrap().stdout).unwrap();
+    assert!(sum(&image().join("disk.raw")).starts_with(first["disk"]["sha256"].as_str().unwrap()));
+    let unpacked = home.work().join("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    let tar = Command::new("tar").arg("-xzf").arg(image().join("image.tar.gz")).arg("-C").arg(&unpacked).status().unwrap();
+    assert!(tar.success());
+    assert!(sum(&unpacked.join("disk.raw")).starts_with(first["disk"]["sha256"].as_str().unwrap()));
+    assert!(first["archive"]["size"].as_u64().unwrap() <= 32 * 1024 * 1024, "{}", first["archive"]);
+
+    // Made again from what it tells; and what was changed afterwards is found.
+    let copied = home.work().join("copied");
+    std::fs::create_dir(&copied).unwrap();
+    std::fs::copy(image().join("image.json"), copied.join("image.json")).unwrap();
+    let verify = |file: &Path| {
+        let file = file.join("image.json");
+        home.run([
+            "machine",
+            "build",
+            "--verify",
+            file.to_str().unwrap(),
+            "--kernel-deb",
+            kernel.to_str().unwrap(),
+            "--stub",
+            stub.to_str().unwrap(),
+        ])
+    };
+    verify(&copied).ok();
+    std::fs::write(copied.join("image.tar.gz"), "something else").unwrap();
+    assert!(verify(&copied).fails(4).contains("image.tar.gz"));
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn one_changed_byte_in_the_program_changes_what_is_predicted() {
+    let home = Home::new();
+    let mut bytes = std::fs::read(program()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let other = home.work().join("portdistrict");
+    std::fs::write(&other, bytes).unwrap();
+    build(&home, &home.work().join("out"), &["--program", other.to_str().unwrap()]).ok();
+    let (one, two) = (manifest(image()), manifest(&home.work().join("out")));
+    for number in ["4", "11"] {
+        assert_ne!(one["pcr"][number], two["pcr"][number]);
+    }
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
+    let web = Web::start();
+    // In the machine the host's loopback is 10.0.2.2.
+    let inside = format!("10.0.2.2:{}", web.address.port());
+    let began = Instant::now();
+    let (machine, ran) = Machine::deploy(Home::new(), &["--tpm", "--allow", &inside]);
+    ran.ok();
+    eprintln!("deployed in {:.1} s", began.elapsed().as_secs_f64());
+    let predicted = manifest(image());
+    for number in ["4", "11"] {
+        assert_eq!(machine.mark(&format!("PCR{number}")).as_deref(), predicted["pcr"][number].as_str(), "PCR {number}");
+    }
+    assert_eq!(machine.mark("STATE").as_deref(), Some("ready"));
+    assert_eq!(machine.show()["state"], "unclaimed");
+    let temporary = machine.mark("NODE").unwrap();
+
+    let claimed = machine.home.line("machine claim vm --json").json();
+    assert_eq!(claimed["seed_source"], "owner");
+    assert_eq!(machine.mark("STATE").as_deref(), Some("claimed"));
+    assert_ne!(machine.mark("NODE").unwrap(), temporary, "with the seed it has its own key");
+    assert_eq!(machine.show()["state"], "running");
+    machine.home.line("machine claim vm").ok();
+
+    // Nothing in it but the node.
+    let inventory = machine.event("machine.inventory").unwrap();
+    assert_eq!(inventory["processes"], serde_json::json!(["1 /init"]), "{inventory}");
+    assert_eq!(inventory["writable_disks"], serde_json::json!([]), "{inventory}");
+    assert_eq!(inventory["listening"], serde_json::json!(["tcp6:4433"]), "{inventory}");
+
+    let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many").ok());
+    let friend = Home::new();
+    let page = format!("http://{inside}/");
+    assert_eq!(try_curl(&friend, &invite, &page).ok(), GREETING);
+    assert!(machine.home.line("machine logs vm").ok().contains("session.opened"));
+    assert!(machine.home.line("machine show vm").ok().contains("anna"));
+
+    // Killed, and found again with the same key; the friend's invite still works.
+    let node = machine.show()["node"].clone();
+    machine.kill();
+    assert_eq!(machine.show()["state"], "stopped");
+    machine.home.line("machine reconnect vm").ok();
+    assert_eq!(machine.show()["node"], node);
+    assert_eq!(try_curl(&friend, &invite, &page).ok(), GREETING);
+
+    // What was taken back stays taken back over a restart.
+    machine.home.line("grant revoke anna --yes").ok();
+    machine.kill();
+    machine.home.line("machine reconnect vm").ok();
+    assert!(try_curl(&friend, &invite, &page).fails(4).contains("revoked"));
+
+    machine.home.line("machine destroy vm --yes").ok();
+    assert!(!machine.dir().exists());
+    let left = Command::new("pgrep").args(["-f", machine.home.path().to_str().unwrap()]).output().unwrap();
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn what_goes_wrong_in_a_machine_is_said_on_its_console() {
+    let (machine, ran) = Machine::deploy(Home::new(), &[]);
+    ran.ok();
+    let metadata = machine.dir().join("metadata.json");
+    let good = std::fs::read_to_string(&metadata).unwrap();
+    let again = |what: &str, expected: &str| {
+        machine.kill();
+        let ran = machine.home.line("machine reconnect vm");
+        let said = format!("{ran}");
+        assert_ne!(ran.status, Some(0), "{what}: {said}");
+        assert!(said.contains(expected), "{what}: {said}\n{}", machine.serial());
+    };
+    std::fs::write(&metadata, "{").unwrap();
+    again("malformed metadata", "the metadata from the hypervisor cannot be used");
+    // It powered itself off, so there is nothing to kill.
+    assert_eq!(machine.show()["state"], "stopped");
+    assert!(machine.home.line("machine logs vm").ok().contains("PORTDISTRICT_FAILURE="));
+
+    // Somebody else's key in the metadata: that one may claim it, and we may not.
+    let stranger = Home::new();
+    stranger.line("init").ok();
+    let key = |home: &Home| home.line("identity show --json").json()["key"].as_str().unwrap().to_owned();
+    std::fs::write(&metadata, good.replace(&key(&machine.home), &key(&stranger))).unwrap();
+    assert!(machine.home.line("machine reconnect vm").fails(4).contains("another owner was fixed"));
+    std::fs::write(&metadata, &good).unwrap();
+    machine.kill();
+    machine.home.line("machine reconnect vm").ok();
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_machine_with_too_little_memory_says_so() {
+    let (machine, ran) = Machine::deploy(Home::new(), &["--memory", "112"]);
+    let said = ran.fails(1);
+    assert!(said.contains("MiB of memory are left"), "{said}");
+    assert!(!machine.dir().exists(), "a failed deploy leaves nothing");
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
+    let home = Home::new();
+    home.line("init").ok();
+    let copy = home.work().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    let deploy =
+        |image: &str, more: &str| home.line(&format!("machine deploy --on qemu --label vm --listen 127.0.0.1 --image {image} {more}"));
+    assert!(deploy("copy", "").fails(3).contains("image.json is missing"));
+    assert!(home.line("machine deploy --on qemu --label vm").fails(2).contains("needs an image"));
+    // Changed after it was built.
+    let out = image();
+    assert!(
+        Command::new("cp")
+            .arg("--sparse=always")
+            .arg(out.join("disk.raw"))
+            .arg(out.join("image.json"))
+            .arg(&copy)
+            .status()
+            .unwrap()
+            .success()
+    );
+    deploy("copy", "--dry-run").ok();
+    {
+        use std::io::{Seek, SeekFrom, Write};
+        let mut disk = std::fs::File::options().write(true).open(copy.join("disk.raw")).unwrap();
+        disk.seek(SeekFrom::Start(5 * 1024 * 1024)).unwrap();
+        disk.write_all(b"evil").unwrap();
+    }
+    assert!(deploy("copy", "").fails(4).contains("is not the image that image.json describes"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let out = out.to_str().unwrap();
+    assert!(deploy(out, &format!("--port {}", taken.local_addr().unwrap().port())).fails(1).contains("is in use"));
+    assert!(deploy(out, "--claim-by-anyone").fails(2).contains("claimed by the one who deployed it"));
+    assert!(deploy(out, "--firmware /nowhere/CODE.fd").fails(3).contains("/nowhere/CODE.fd"));
+    // No QEMU on the way.
+    let mut without = home.command(["machine", "deploy", "--on", "qemu", "--label", "vm", "--image", out]);
+    without.env("PATH", "/nowhere");
+    assert!(Ran::of(without).fails(6).contains("apt-get install qemu-system-x86"));
+    assert!(!home.path().join("state/machines/vm").exists());
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn what_no_image_can_be_made_of_is_refused() {
+    let home = Home::new();
+    let [kernel, stub] = packages();
+    let out = home.work().join("out");
+    let with = |kernel: &Path, stub: &Path, more: &[&str]| {
+        let words =
+            ["machine", "build", "-o", out.to_str().unwrap(), "--kernel-deb", kernel.to_str().unwrap(), "--stub", stub.to_str().unwrap()];
+        home.run(words.iter().chain(more))
+    };
+    let bad = home.work().join("bad");
+    let write = |bytes: &[u8]| std::fs::write(&bad, bytes).unwrap();
+    write(b"not a package");
+    assert!(with(&bad, stub, &[]).fails(2).contains("no Debian package"));
+    assert!(with(kernel, &bad, &[]).fails(2).contains("no 64-bit EFI program"));
+    assert!(with(stub, stub, &[]).fails(2).contains("has no kernel"));
+    assert!(with(kernel, kernel, &[]).fails(2).contains("has no stub"));
+    let whole = std::fs::read(kernel).unwrap();
+    write(&whole[..whole.len() / 2]);
+    assert!(with(&bad, stub, &[]).fails(2).contains("ends early"));
+    write(b"");
+    assert!(with(&bad, stub, &[]).fails(2).contains("is empty"));
+    assert!(with(kernel, stub, &["--program", "/bin/ls"]).fails(6).contains("linked dynamically"));
+    assert!(!out.join("image.json").exists());
+}
+
+/// Runs a test again inside a network of its own, where addresses can be had that neither machine nor host would use else.
+fn in_own_network(test: &str, address: &str, body: impl FnOnce()) {
+    if std::env::var_os("PD_INSIDE").is_some() {
+        let setup = format!("ip link set lo up && ip addr add {address}/32 dev lo");
+        assert!(Command::new("sh").args(["-c", &setup]).status().unwrap().success());
+        return body();
+    }
+    let unshare: &[&str] = if rustix::process::geteuid().is_root() { &["--net"] } else { &["--net", "--map-root-user"] };
+    let status = Command::new("unshare")
+        .args(unshare)
+        .arg("--")
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env("PD_INSIDE", "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_virtual_machine_is_an_onion_service() {
+    // From inside the machine the host's own loopback cannot be reached under its name, this address can.
+    in_own_network("vm::a_virtual_machine_is_an_onion_service", "10.77.0.1", || {
+        let network = Network::start_at(&crate::tor::network_folder("vm"), "10.77.0.1".parse().unwrap(), 3, 5).unwrap();
+        let arti = network.arti_toml();
+        let web = Web::start();
+        let inside = format!("10.0.2.2:{}", web.address.port());
+        let (machine, ran) = Machine::deploy(crate::tor::home_in(&arti), &["--tor", "--allow", &inside]);
+        ran.ok();
+        machine.home.line("machine claim vm").ok();
+        let shown = machine.show();
+        assert_eq!(shown["live"]["onion"]["state"], "ready", "{shown}");
+        assert_eq!(machine.mark("ONION").as_deref(), shown["onion"].as_str(), "the address that was predicted is the one it has");
+        let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many").ok());
+        let friend = crate::tor::home_in(&arti);
+        let ran = try_curl(&friend, &invite, &format!("http://{inside}/"));
+        assert!(ran.stderr.contains("over Tor"), "{ran}");
+        assert_eq!(ran.ok(), GREETING);
+        // The address stays over a restart, although the machine forgets everything.
+        machine.kill();
+        machine.home.line("machine reconnect vm").ok();
+        assert_eq!(machine.mark("ONION").as_deref(), shown["onion"].as_str());
+        assert_eq!(try_curl(&friend, &invite, &format!("http://{inside}/")).ok(), GREETING);
+    });
+}
