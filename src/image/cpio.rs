@@ -97,12 +97,10 @@ mod tests {
         };
         let bytes = make();
         assert_eq!(bytes, make());
-        assert_eq!(
-            &bytes[..110],
-            b"07070100000001000041ED000000000000000000000002000000070000000000000000000000000000000000000000000000040000000000000000"
-                [..110]
-                .as_ref()
-        );
+        // Magic, then inode, mode, owner, group, links, time, size, device, device of a device, length of the name, checksum.
+        let header = "070701 00000001 000041ED 00000000 00000000 00000002 00000007 00000000 \
+                      00000000 00000000 00000000 00000000 00000004 00000000";
+        assert_eq!(String::from_utf8_lossy(&bytes[..110]), header.replace(' ', ""));
         assert_eq!(bytes.len() % ALIGN, 0);
     }
 

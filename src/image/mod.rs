@@ -140,6 +140,9 @@ fn pack(recipe: &Recipe<'_>, drivers: &[Module], disk_drivers: &[Module]) -> Res
     FOLDERS.iter().for_each(|folder| root.folder(folder));
     root.char_device("dev/console", 5, 1);
     root.program("init", recipe.program);
+    // Arti asks who it runs as.
+    root.file("etc/passwd", b"root:x:0:0:root:/:/init\n");
+    root.file("etc/group", b"root:x:0:\n");
     for (folder, modules) in [("modules", drivers), ("modules/disk", disk_drivers)] {
         for (index, module) in modules.iter().enumerate() {
             root.file(&format!("{folder}/{index:02}-{}.ko", module.name), &module.object);

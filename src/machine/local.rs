@@ -527,7 +527,7 @@ mod tests {
     #[test]
     fn an_unfinished_machine_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(dir.path());
+        let plan = plan(&dir.path().join("machines"));
         let mut unfinished = Unfinished::create(&plan).unwrap();
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::of(child.id()).unwrap();

@@ -27,7 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{Control, DIAL, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
+use crate::owner::{self, Control, DIAL, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
 use crate::progress::Progress;
 use crate::session::messages::{OnionState, OnionStatus, Status};
 use crate::tor;
@@ -249,9 +249,10 @@ async fn settle(cx: &Context, machine: &Machine, progress: &dyn Progress) -> Res
     let mut step = Some(progress.step("wait for the node"));
     let mut deadline = Instant::now() + SETTLE_PATIENCE;
     let mut publishing = false;
+    // One session for as long as it lasts: the node logs each.
+    let mut control = None;
     loop {
-        let asked = async { Control::open(cx, machine).await?.status().await }.await;
-        match asked {
+        match ask_again(cx, machine, &mut control).await {
             Ok(status) if status.onion.as_ref().is_none_or(|onion| onion.state.is_reachable()) => {
                 step.into_iter().for_each(crate::progress::Step::done);
                 return Ok(status);
@@ -274,6 +275,17 @@ async fn settle(cx: &Context, machine: &Machine, progress: &dyn Progress) -> Res
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// The node's state, over the session that is open, or over a new one.
+async fn ask_again(cx: &Context, machine: &Machine, control: &mut Option<Control>) -> Result<Status> {
+    let open = match control.take() {
+        Some(open) => open,
+        None => Control::open(cx, machine).await?,
+    };
+    let status = open.status().await?;
+    *control = Some(open);
+    Ok(status)
 }
 
 /// An onion service that nobody reaches; what it said last is the best explanation there is.
@@ -308,6 +320,9 @@ pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> 
     let mut started = false;
     if let Some((provider, site)) = place(cx.paths(), &machine) {
         started = provider.start(&site, progress).await?;
+    }
+    if machine.node_key.is_none() {
+        return Err(owner::not_claimed(label));
     }
     let status = match (open_seed(cx, &machine)?, machine.cover) {
         (Some(seed), Some(cover)) => {

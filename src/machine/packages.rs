@@ -46,17 +46,17 @@ impl Package {
 /// The newest package of this kind; from the cache if apt cannot be asked.
 pub(super) fn fetch(paths: &Paths, package: Package) -> Result<PathBuf> {
     let folder = folder(paths)?;
-    let mut last = None;
+    let mut first = None;
     for name in package.names() {
         match download(&folder, name).and_then(|file| follow(&folder, file)) {
             Ok(file) => return Ok(file),
-            Err(error) => last = Some(error),
+            Err(error) => first = first.or(Some(error)),
         }
     }
     if let Some(file) = cached(&folder, package) {
         return Ok(file);
     }
-    Err(last.unwrap_or_else(|| missing(package)).hint(format!(
+    Err(first.unwrap_or_else(|| missing(package)).hint(format!(
         "apt-get update && apt-get download {}, on Debian 12 or later; then name the file: {} FILE.deb",
         package.names()[0],
         package.flag()

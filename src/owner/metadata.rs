@@ -157,7 +157,7 @@ mod tests {
             (String::new(), "EOF"),
             ("[]".to_owned(), "does not say `portdistrict`"),
             (good.replace(r#""portdistrict":1"#, r#""portdistrict":2"#), "version 2"),
-            (good.replace(r#""label":"vm""#, r#""label":"V M""#), "label"),
+            (good.replace(r#""label":"vm""#, r#""label":"V M""#), "cannot be a name"),
             (good.replace(&base64(&[1; 32]), "AAAA"), "`owner` is not 32 bytes"),
             (good.replace(r#""port":4433"#, r#""port":0"#), "`port` is 0"),
             (good.replace(r#""port":4433"#, r#""colour":1"#), "colour"),

@@ -35,16 +35,18 @@ impl Control {
     /// Connects as the owner of a claimed machine; only the node with the pinned key can answer.
     pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
         let label = &machine.label;
-        let B64(node) = machine.node_key.ok_or_else(|| {
-            Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet"))
-                .hint(format!("portdistrict machine claim {label}"))
-        })?;
+        let B64(node) = machine.node_key.ok_or_else(|| not_claimed(label))?;
         let (address, keyring) = (dial_address(machine)?, cx.keyring()?);
         let stream = dial(address, label).await?;
         let opened = session::connect(stream, &keyring.client_noise(), &node, owner_hello(keyring, cx.now()), cx.now()).await;
         let (session, _) = opened.map_err(|error| refused(error, address, &node, label))?;
         Ok(Control(ControlClient::new(session)))
     }
+}
+
+/// A machine whose key nobody knows yet.
+pub(crate) fn not_claimed(label: &Label) -> Error {
+    Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet")).hint(format!("portdistrict machine claim {label}"))
 }
 
 /// Where the operator connects to: the provider may know a nearer address than the one for friends.

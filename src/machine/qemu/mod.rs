@@ -308,6 +308,7 @@ async fn wait(site: &Site, seen: u64, step: Box<dyn Step>) -> Result<()> {
             return Ok(());
         }
         if let Some(why) = serial.failure() {
+            settle_down(site, deadline).await;
             return Err(Error::new(Code::Failed, format!("the machine `{}` cannot go on: {why}", site.label))
                 .hint(format!("portdistrict machine logs {}", site.label)));
         }
@@ -322,6 +323,14 @@ async fn wait(site: &Site, seen: u64, step: Box<dyn Step>) -> Result<()> {
             step.note(stage);
             last = Some(stage);
         }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A machine that cannot go on powers itself off; one that would begin anew, or hangs in its firmware, is left running.
+async fn settle_down(site: &Site, deadline: Instant) {
+    let deadline = deadline.min(Instant::now() + END_PATIENCE);
+    while Instant::now() < deadline && process(site).is_some_and(|process| process.is_running()) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

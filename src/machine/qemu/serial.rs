@@ -38,9 +38,13 @@ impl Serial {
         matches!(self.mark("STATE"), Some("ready" | "claimed"))
     }
 
-    /// Why it cannot go on, if it said so.
+    /// Why it cannot go on, if it said so; or if its firmware did, which does so in the words of its boot manager.
     pub(super) fn failure(&self) -> Option<&str> {
-        self.mark("FAILURE")
+        let firmware = || {
+            let failed = self.0.contains("BdsDxe: failed to") || self.0.contains("UEFI Interactive Shell");
+            failed.then_some("its firmware does not start the image; most often it needs more memory (--memory 256)")
+        };
+        self.mark("FAILURE").or_else(firmware)
     }
 
     /// How far it is, in words.
@@ -92,6 +96,7 @@ mod tests {
         assert!(!serial.is_ready());
         assert_eq!((serial.mark("STATE"), serial.stage()), (Some("booting"), "network"));
         assert_eq!(Serial(String::new()).stage(), "firmware");
+        assert!(Serial("UEFI Interactive Shell v2.2".to_owned()).failure().unwrap().contains("more memory"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What a node of an image keeps; in memory, gone with the machine.
 const RUN: &str = "/run/portdistrict";
@@ -73,6 +75,8 @@ fn live(on_failure: &mut OnFailure) -> Result<()> {
     for (index, value) in system::platform_registers() {
         mark(&format!("PCR{index}"), &value);
     }
+    // The node learns from it how its onion service is.
+    let _ = tracing_subscriber::registry().with(crate::tor::facts_layer()).try_init();
     let log = Log::to(std::io::stderr(), false);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.doing("start", "the network")?;
