@@ -116,6 +116,7 @@ impl Machine {
 }
 
 impl Drop for Machine {
+    #[expect(clippy::print_stderr, reason = "what a failed test leaves to look at")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the console\n{}", self.serial());
