@@ -11,6 +11,7 @@ mod identity;
 mod luck;
 mod machine;
 mod ndpi;
+mod net;
 mod readme;
 mod story;
 mod tor;

@@ -77,13 +77,13 @@ fn live(on_failure: &mut OnFailure) -> Result<()> {
     }
     // The node learns from it how its onion service is.
     let _ = tracing_subscriber::registry().with(crate::tor::facts_layer()).try_init();
+    system::wait_for_entropy()?;
     let log = Log::to(std::io::stderr(), false);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.doing("start", "the network")?;
     let (metadata, _net) = runtime.block_on(begin(&log))?;
     *on_failure = metadata.on_failure;
     system::set_clock(metadata.made_at, &log)?;
-    system::wait_for_entropy()?;
     let config = configure(&metadata)?;
     let log = Log::to(std::io::stderr(), metadata.log_destinations);
     power::watch_over(config.state_dir.clone());

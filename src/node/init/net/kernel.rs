@@ -3,8 +3,8 @@
 //! Nothing is remembered here. Whoever wants to know asks the kernel again when `listen` says that something changed,
 //! so that what is reported is what packets will meet.
 
-use super::dhcp4::lease::Route;
-use super::dhcp4::message::MAC_LEN;
+use super::dhcp::client::MAC_LEN;
+use super::dhcp::lease::Route;
 use futures::{Stream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -13,7 +13,6 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use rtnetlink::{AddressMessageBuilder, Error, Handle, LinkUnspec, RouteMessageBuilder};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tokio::task::JoinSet;
 
 /// One network interface.
 #[derive(Clone, Debug)]
@@ -31,7 +30,8 @@ pub(crate) struct LinkInfo {
     pub(crate) advertised: Advertised,
 }
 
-/// The kinds of interface that matter here.
+/// The kinds of interface that matter here. A part of another one (a bridge's port, the fast path of a cloud's network
+/// card) is no Ethernet of its own: its addresses belong to the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkKind {
     Loopback,
@@ -57,10 +57,10 @@ pub(crate) enum Advertised {
 pub(crate) struct Kernel(Handle);
 
 impl Kernel {
-    /// Opens the socket; its driver ends with the set.
-    pub(crate) fn open(tasks: &mut JoinSet<()>) -> io::Result<Self> {
+    /// Opens the socket; what drives it ends with the last clone.
+    pub(crate) fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        tasks.spawn(connection);
+        tokio::spawn(connection);
         Ok(Kernel(handle))
     }
 
@@ -70,16 +70,15 @@ impl Kernel {
     }
 
     /// Every address that packets can carry now, with its interface and prefix length.
-    pub(crate) async fn addresses(&self) -> io::Result<Vec<(u32, IpAddr, u8)>> {
+    pub(crate) async fn addresses(&self) -> io::Result<Vec<(u32, (IpAddr, u8))>> {
         Ok(all(self.0.address().get().execute()).await?.iter().filter_map(usable_address).collect())
     }
 
     /// Interface and router of every default route; the router is unspecified if the whole internet is on the link.
     pub(crate) async fn routers(&self) -> io::Result<Vec<(u32, IpAddr)>> {
-        let v4 = self.0.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-        let v6 = self.0.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build());
-        let routes = [all(v4.execute()).await?, all(v6.execute()).await?];
-        Ok(routes.iter().flatten().filter_map(default_router).collect())
+        // Of no family, for both: a kernel without IPv6 has an answer to this, too.
+        let routes = all(self.0.route().get(RouteMessageBuilder::<IpAddr>::new().build()).execute()).await?;
+        Ok(routes.iter().filter_map(default_router).collect())
     }
 
     /// Switches an interface on.
@@ -106,13 +105,13 @@ impl Kernel {
         self.0.address().del(message).execute().await.map_err(into_io)
     }
 
-    /// Adds a route of a lease, or replaces the same one.
-    pub(crate) async fn add_route(&self, index: u32, route: Route, source: Ipv4Addr) -> io::Result<()> {
+    /// Adds a route of a lease, or replaces the same one; `source` is the address of the lease.
+    pub(crate) async fn add_route(&self, index: u32, route: &Route, source: IpAddr) -> io::Result<()> {
         self.0.route().add(route_message(index, route, source)).replace().execute().await.map_err(into_io)
     }
 
     /// Removes a route that was added with the same values.
-    pub(crate) async fn remove_route(&self, index: u32, route: Route, source: Ipv4Addr) -> io::Result<()> {
+    pub(crate) async fn remove_route(&self, index: u32, route: &Route, source: IpAddr) -> io::Result<()> {
         self.0.route().del(route_message(index, route, source)).execute().await.map_err(into_io)
     }
 }
@@ -129,21 +128,23 @@ fn into_io(error: Error) -> io::Error {
 }
 
 fn link_info(message: LinkMessage) -> LinkInfo {
-    let (mut name, mut mac, mut flags) = (String::new(), [0; MAC_LEN], Inet6IfaceFlags::empty());
+    let (mut name, mut mac, mut flags, mut is_part) = (String::new(), [0; MAC_LEN], Inet6IfaceFlags::empty(), false);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(given) => name = given,
             LinkAttribute::Address(given) => mac = given.try_into().unwrap_or(mac),
             LinkAttribute::AfSpecUnspec(families) => flags = families.iter().find_map(inet6_flags).unwrap_or(flags),
+            LinkAttribute::Controller(_) => is_part = true,
             _ => {}
         }
     }
+    is_part |= message.header.flags.contains(LinkFlags::Port);
     LinkInfo {
         index: message.header.index,
         name,
         kind: match message.header.link_layer_type {
             LinkLayerType::Loopback => LinkKind::Loopback,
-            LinkLayerType::Ether => LinkKind::Ethernet,
+            LinkLayerType::Ether if !is_part => LinkKind::Ethernet,
             _ => LinkKind::Other,
         },
         is_up: message.header.flags.contains(LinkFlags::Up),
@@ -163,7 +164,7 @@ fn inet6_flags(family: &AfSpecUnspec) -> Option<Inet6IfaceFlags> {
     parts.iter().find_map(|part| if let AfSpecInet6::Flags(flags) = part { Some(*flags) } else { None })
 }
 
-fn usable_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
+fn usable_address(message: &AddressMessage) -> Option<(u32, (IpAddr, u8))> {
     let (mut found, mut flags) = (None, AddressFlags::empty());
     for attribute in &message.attributes {
         match attribute {
@@ -175,7 +176,7 @@ fn usable_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
         }
     }
     let waits = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
-    (!waits).then_some((message.header.index, found?, message.header.prefix_len))
+    (!waits).then_some((message.header.index, (found?, message.header.prefix_len)))
 }
 
 fn default_router(message: &RouteMessage) -> Option<(u32, IpAddr)> {
@@ -188,20 +189,25 @@ fn default_router(message: &RouteMessage) -> Option<(u32, IpAddr)> {
             _ => {}
         }
     }
-    let on_link =
-        if message.header.address_family == AddressFamily::Inet6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let on_link = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
     let is_default = message.header.destination_prefix_length == 0 && message.header.kind == RouteType::Unicast;
     is_default.then_some((interface?, router.unwrap_or(on_link)))
 }
 
-fn route_message(index: u32, route: Route, source: Ipv4Addr) -> RouteMessage {
-    let builder = RouteMessageBuilder::<Ipv4Addr>::new()
+fn route_message(index: u32, route: &Route, source: IpAddr) -> RouteMessage {
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(route.destination, route.prefix)
         .output_interface(index)
-        .pref_source(source)
         .protocol(RouteProtocol::Dhcp)
         // Two interfaces may both lead to the internet: each has its own default route, the earlier one is used.
         .priority(1000 + index);
+    if let IpAddr::V4(source) = source {
+        builder = builder.pref_source(source);
+    }
     match route.gateway {
         Some(gateway) => builder.gateway(gateway).build(),
         None => builder.scope(RouteScope::Link).build(),

@@ -88,3 +88,57 @@ fn user_option(message: &[u8]) -> Option<Rdnss> {
     let servers = servers.iter().copied().map(Ipv6Addr::from).collect();
     (head[8] == ADVERTISEMENT).then_some(Rdnss { index, lifetime, servers })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A netlink message of this type around these bytes.
+    fn netlink(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut message = ((HEADER + payload.len()) as u32).to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.resize(HEADER, 0);
+        message.extend(payload);
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    fn option(icmp: u8, units: u8, servers: &[Ipv6Addr]) -> Vec<u8> {
+        let mut payload = vec![10, 0, 0, 0, 3, 0, 0, 0, icmp];
+        payload.resize(HEADER, 0);
+        payload.extend([RDNSS, units, 0, 0, 0, 0, 2, 88]);
+        servers.iter().for_each(|server| payload.extend(server.octets()));
+        netlink(USER_OPTION, &payload)
+    }
+
+    #[test]
+    fn advertised_name_servers_are_found() {
+        let servers = ["2001:db8::53", "2001:db8::54"].map(|ip| ip.parse().unwrap());
+        let index = u32::from_ne_bytes([3, 0, 0, 0]);
+        let expected = Rdnss { index, lifetime: Duration::from_secs(600), servers: servers.to_vec() };
+        let among_others =
+            [netlink(16, b"link"), option(ADVERTISEMENT, 5, &servers), netlink(24, b"route!"), option(ADVERTISEMENT, 5, &servers)];
+        assert_eq!(rdnss(&among_others.concat()), [expected.clone(), expected]);
+    }
+
+    #[test]
+    fn others_are_not() {
+        let servers = ["2001:db8::53".parse().unwrap()];
+        assert_eq!(rdnss(&option(135, 3, &servers)), [], "not an advertisement");
+        assert_eq!(rdnss(&option(ADVERTISEMENT, 5, &servers)), [], "longer than it is");
+        assert_eq!(rdnss(&option(ADVERTISEMENT, 1, &servers)), [], "too short");
+        let good = option(ADVERTISEMENT, 3, &servers);
+        for length in 0..good.len() {
+            assert_eq!(rdnss(&good[..length]), [], "cut at {length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), length in 0u32..220) {
+            let _ = rdnss(&bytes);
+            let _ = rdnss(&[&length.to_ne_bytes()[..], &USER_OPTION.to_ne_bytes(), &bytes].concat());
+        }
+    }
+}

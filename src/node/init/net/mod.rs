@@ -4,11 +4,10 @@
 //! says what it has. The kernel does what it can (router advertisements, duplicate addresses); nothing here has state that
 //! outlives the process. What comes from the network is unauthenticated, so each module that reads it says what it refuses.
 //!
-//! Parts: `hub` sees to everything, `kernel` and `listen` are netlink, `dhcp4` and `dhcp6` the clients, `socket` their
+//! Parts: `hub` sees to everything, `kernel` and `listen` are netlink, `dhcp` the clients, `socket` their
 //! sockets, `resolv` the file with name servers.
 
-mod dhcp4;
-mod dhcp6;
+mod dhcp;
 mod hub;
 mod kernel;
 mod listen;
@@ -20,16 +19,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// Most name servers of one lease or advertisement; resolvers ask no more than three in earnest.
-const MAX_NAME_SERVERS: usize = 4;
-/// Shortest lease accepted; a shorter one would have us ask all day.
-const MIN_LEASE: Duration = Duration::from_secs(10);
-/// Wait before a socket that failed is opened again.
-const REOPEN: Duration = Duration::from_secs(1);
 
 /// Takes log lines for people, without line end and time.
 pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
@@ -68,8 +60,6 @@ pub enum Trouble {
     NoDhcp6Answer(Instant),
     /// No IPv6 router has spoken; usual on a network that has none.
     NoAdvertisement,
-    /// There is an address, but no way out.
-    NoDefaultRoute,
     /// A sentence: an error of the kernel, or why an answer is ignored.
     Other(String),
 }
@@ -81,7 +71,6 @@ impl fmt::Display for Trouble {
             Trouble::NoDhcp4Answer(since) => write!(f, "no DHCP answer in {} s", since.elapsed().as_secs()),
             Trouble::NoDhcp6Answer(since) => write!(f, "no DHCPv6 answer in {} s", since.elapsed().as_secs()),
             Trouble::NoAdvertisement => f.write_str("no IPv6 router"),
-            Trouble::NoDefaultRoute => f.write_str("no default route"),
             Trouble::Other(text) => f.write_str(text),
         }
     }
@@ -149,14 +138,18 @@ pub struct Interface {
 }
 
 impl Interface {
-    fn has_global_address(&self) -> bool {
-        self.addresses.iter().any(Address::is_global)
-    }
-
     /// Whether there is a global address with a default route of the same family.
     pub fn is_usable(&self) -> bool {
         let routed = |address: &Address| self.routers.iter().any(|router| router.is_ipv4() == address.ip.is_ipv4());
         self.addresses.iter().any(|address| address.is_global() && routed(address))
+    }
+
+    /// A line with the name and all that is wrong.
+    fn lacks(&self) -> String {
+        let stranded = self.addresses.iter().find(|address| address.is_global()).filter(|_| !self.is_usable());
+        let route = stranded.map(|address| format!("no default route for {}", address.ip));
+        let troubles: Vec<String> = self.troubles.iter().map(ToString::to_string).chain(route).collect();
+        format!("{}: {}", self.name, troubles.join(", "))
     }
 }
 
@@ -212,17 +205,11 @@ impl Net {
         if summary.interfaces.is_empty() {
             return Err(Error::NoInterface);
         }
-        let lacks = |interface: &Interface| interface.troubles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Err(Error::NotReady(summary.interfaces.iter().map(|it| format!("{}: {}", it.name, lacks(it))).collect()))
+        Err(Error::NotReady(summary.interfaces.iter().map(Interface::lacks).collect()))
     }
 
     /// Every change from now on, and the present state.
     pub fn watch(&self) -> watch::Receiver<Summary> {
         self.state.clone()
     }
-}
-
-/// A number that a neighbour cannot guess: of an exchange, or to spread waits. The kernel has some even at boot.
-fn chance() -> u32 {
-    getrandom::u32().unwrap_or_default()
 }

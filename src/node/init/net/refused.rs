@@ -1,6 +1,6 @@
 //! Why an answer from the network is not used. One enum for DHCPv4 and DHCPv6: a person reads it in one line of the log.
 
-use super::MIN_LEASE;
+use super::dhcp::lease::MIN_LEASE;
 use std::net::IpAddr;
 
 /// Why a server's answer is ignored.
@@ -26,10 +26,10 @@ pub(crate) enum Refused {
     Mask(IpAddr),
     /// The lease is missing or too short to keep.
     #[error("a lease of {0} s is too short, the least is {least} s", least = MIN_LEASE.as_secs())]
-    Time(u32),
-    /// A renewal that moves us to another address.
-    #[error("it renews {0}, which is not the address held")]
-    Moved(IpAddr),
+    Time(u64),
+    /// A renewal that moves us to another address or subnet; the lease ends, and the next search may take it.
+    #[error("it renews another address or subnet than the one held")]
+    Moved,
     /// A DHCPv6 server says no (RFC 8415, section 21.13).
     #[error("the server says no, with status {0}")]
     Status(u16),

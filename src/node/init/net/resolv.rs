@@ -17,3 +17,20 @@ pub(crate) fn write(path: &Path, servers: &[IpAddr]) -> io::Result<()> {
     file.sync_all()?;
     rename(new, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resolv.conf");
+        write(&path, &["10.0.0.1".parse().unwrap(), "2001:db8::53".parse().unwrap()]).unwrap();
+        write(&path, &["10.0.0.2".parse().unwrap()]).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), ["nameserver 10.0.0.2"]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert!(write(&folder.path().join("no/such"), &[]).is_err());
+    }
+}
