@@ -1,15 +1,17 @@
-//! A private Tor network on loopback, for the demo and the benchmarks: `pd-tornet DIR` makes it of Debian's `tor`, prints
-//! one line of JSON when it is whole, and ends it when its standard input ends.
+//! A private Tor network on loopback, for the demo and the benchmarks: `pd-tornet DIR [ADDRESS]` makes it of Debian's `tor`,
+//! on loopback or at another address of this machine, prints one line of JSON when it is whole, and ends it when its standard input ends.
 
 #[path = "../tests/it/tornet.rs"]
 mod tornet;
 
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: pd-tornet DIR")?);
-    let network = tornet::Network::start(&dir, 3, 5)?;
+    let dir = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: pd-tornet DIR [ADDRESS]")?);
+    let address = std::env::args().nth(2).map_or(Ok(Ipv4Addr::LOCALHOST), |text| text.parse())?;
+    let network = tornet::Network::start_at(&dir, address, 3, 5)?;
     let ready = serde_json::json!({
         "relays": network.len(),
         "authorities": network.authorities(),

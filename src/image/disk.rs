@@ -61,10 +61,8 @@ fn try_write<D: Read + Write + Seek + std::fmt::Debug>(out: &mut D, program: &[u
 
 /// A FAT32 file system with the program where firmware looks for it.
 fn file_system(program: &[u8]) -> io::Result<Vec<u8>> {
-    let size = (program.len() as u64 + TABLES).max(SMALLEST).next_multiple_of(START);
-    if size + 2 * START > DISK {
-        return Err(io::Error::other(format!("a program of {} MiB does not fit onto a disk of 1 GiB", program.len() >> 20)));
-    }
+    let size = size_for(program.len() as u64)
+        .ok_or_else(|| io::Error::other(format!("a program of {} MiB does not fit onto a disk of 1 GiB", program.len() >> 20)))?;
     let mut bytes = vec![0; size as usize];
     let options =
         FormatVolumeOptions::new().fat_type(FatType::Fat32).bytes_per_cluster(512).volume_id(VOLUME_ID).volume_label(*VOLUME_LABEL);
@@ -83,6 +81,12 @@ fn file_system(program: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Bytes of a file system that holds a program; none if that would not fit onto the disk.
+fn size_for(program: u64) -> Option<u64> {
+    let size = (program + TABLES).max(SMALLEST).next_multiple_of(START);
+    (size + 2 * START <= DISK).then_some(size)
+}
+
 /// Writes what is not zero, and says where that is.
 fn write_sparse<D: Write + Seek>(out: &mut D, start: u64, bytes: &[u8]) -> io::Result<Vec<Extent>> {
     let mut extents: Vec<Extent> = Vec::new();
@@ -99,4 +103,51 @@ fn write_sparse<D: Write + Seek>(out: &mut D, start: u64, bytes: &[u8]) -> io::R
         }
     }
     Ok(extents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_system_grows_with_the_program_as_far_as_the_disk_goes() {
+        assert_eq!(size_for(1), Some(SMALLEST));
+        assert_eq!(size_for(SMALLEST), Some(SMALLEST + TABLES));
+        assert_eq!(size_for(DISK), None);
+        assert_eq!(size_for(DISK - 2 * START - TABLES), Some(DISK - 2 * START));
+        assert_eq!(size_for(DISK - 2 * START - TABLES + 1), None);
+    }
+
+    #[test]
+    fn a_disk_is_read_back_by_others_and_the_same_each_time() {
+        let made = || {
+            let mut file = tempfile::tempfile().unwrap();
+            file.set_len(DISK).unwrap();
+            let extents = write(&mut file, b"a program").unwrap();
+            (file, extents)
+        };
+        let (mut one, extents) = made();
+        let (mut two, again) = made();
+        assert_eq!(extents, again);
+        for (start, length) in &extents {
+            let read = |file: &mut std::fs::File| {
+                file.seek(SeekFrom::Start(*start)).unwrap();
+                let mut bytes = vec![0; *length as usize];
+                file.read_exact(&mut bytes).unwrap();
+                bytes
+            };
+            assert_eq!(read(&mut one), read(&mut two), "at {start}");
+        }
+        let table = gpt::GptConfig::new().open_from_device(&mut one).unwrap();
+        let partition = table.partitions()[&1].clone();
+        assert_eq!((partition.part_type_guid, partition.part_guid), (partition_types::EFI, PARTITION_ID));
+        let mut system = vec![0; ((partition.last_lba + 1 - partition.first_lba) * SECTOR) as usize];
+        one.seek(SeekFrom::Start(partition.first_lba * SECTOR)).unwrap();
+        one.read_exact(&mut system).unwrap();
+        let system = FileSystem::new(Cursor::new(&mut system), FsOptions::new()).unwrap();
+        assert_eq!(system.fat_type(), FatType::Fat32);
+        let mut program = Vec::new();
+        system.root_dir().open_file("EFI/BOOT/BOOTX64.EFI").unwrap().read_to_end(&mut program).unwrap();
+        assert_eq!(program, b"a program");
+    }
 }

@@ -129,13 +129,28 @@ impl Drop for Machine {
 #[ignore = "needs the static binary: ci/test"]
 fn the_same_inputs_give_the_same_image_everywhere() {
     let first = manifest(image());
-    // Another folder, time zone, language and mask; another user where that is possible.
+    // Another folder, time zone, language and mask; and another user, where this one may become another.
     let home = Home::new();
     let elsewhere = home.work().join("a folder with spaces, and a comma");
     std::fs::create_dir(&elsewhere).unwrap();
+    for folder in [home.work(), &elsewhere] {
+        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    }
     let [kernel, stub] = packages();
-    let line =
-        format!("umask 077 && {} --home ./h machine build -o out --kernel-deb {} --stub {}", program(), kernel.display(), stub.display());
+    let near = |path: &Path| {
+        let copy = home.work().join(path.file_name().unwrap());
+        std::fs::copy(path, &copy).unwrap();
+        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        copy
+    };
+    let copy = near(Path::new(program()));
+    let nobody = if rustix::process::geteuid().is_root() { "setpriv --reuid 65534 --regid 65534 --clear-groups" } else { "" };
+    let line = format!(
+        "umask 077 && exec {nobody} {} --home ./h machine build -o out --kernel-deb {} --stub {}",
+        copy.display(),
+        near(kernel).display(),
+        near(stub).display()
+    );
     let mut command = home.shell(&line);
     command.current_dir(&elsewhere).env("TZ", "Pacific/Kiritimati").env("LANG", "tr_TR.UTF-8").env("LC_ALL", "tr_TR.UTF-8");
     Ran::of(command).ok();
@@ -228,7 +243,7 @@ fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
     let friend = Home::new();
     let page = format!("http://{inside}/");
     assert_eq!(try_curl(&friend, &invite, &page).ok(), GREETING);
-    assert!(machine.home.line("machine logs vm").ok().contains("session.opened"));
+    assert!(machine.home.line("machine logs vm").ok().contains("session.open"));
     assert!(machine.home.line("machine show vm").ok().contains("anna"));
 
     // Killed, and found again with the same key; the friend's invite still works.
@@ -320,6 +335,8 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
             .success()
     );
     deploy("copy", "--dry-run").ok();
+    let found = home.line("machine doctor --on qemu").ok();
+    assert!(["qemu", "firmware", "swtpm", "kvm", "kernel", "stub"].iter().all(|name| found.contains(name)), "{found}");
     {
         use std::io::{Seek, SeekFrom, Write};
         let mut disk = std::fs::File::options().write(true).open(copy.join("disk.raw")).unwrap();
@@ -336,6 +353,14 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
     let mut without = home.command(["machine", "deploy", "--on", "qemu", "--label", "vm", "--image", out]);
     without.env("PATH", "/nowhere");
     assert!(Ran::of(without).fails(6).contains("apt-get install qemu-system-x86"));
+    // Or one of long ago.
+    let old = home.work().join("old");
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("qemu-system-x86_64"), "#!/bin/sh\necho QEMU emulator version 4.2.1\n").unwrap();
+    std::fs::set_permissions(old.join("qemu-system-x86_64"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut ancient = home.command(["machine", "deploy", "--on", "qemu", "--label", "vm", "--image", out]);
+    ancient.env("PATH", format!("{}:/usr/bin:/bin", old.display()));
+    assert!(Ran::of(ancient).fails(6).contains("QEMU 4.2 is too old"));
     assert!(!home.path().join("state/machines/vm").exists());
 }
 
@@ -364,6 +389,81 @@ fn what_no_image_can_be_made_of_is_refused() {
     assert!(with(&bad, stub, &[]).fails(2).contains("is empty"));
     assert!(with(kernel, stub, &["--program", "/bin/ls"]).fails(6).contains("linked dynamically"));
     assert!(!out.join("image.json").exists());
+}
+
+/// QEMU with the image and whatever else a test hangs on, until the console says one of these lines.
+fn console_of(folder: &Path, more: &[&str], until: &[&str]) -> String {
+    let console = folder.join("console");
+    // That of an earlier machine.
+    let _ = std::fs::remove_file(&console);
+    std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", folder.join("vars.fd")).unwrap();
+    let disk = format!("if=none,id=disk,format=raw,readonly=on,file={}", image().join("disk.raw").display());
+    let mut child = Command::new("qemu-system-x86_64")
+        .current_dir(folder)
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "256"])
+        .args(["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"])
+        .args(["-drive", "if=pflash,unit=1,format=raw,file=vars.fd", "-serial", "file:console"])
+        .args(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+        .args(more)
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(200);
+    loop {
+        let said = String::from_utf8_lossy(&std::fs::read(&console).unwrap_or_default()).into_owned();
+        let ended = child.try_wait().unwrap().is_some();
+        if ended || Instant::now() > deadline || until.iter().any(|line| said.contains(line)) {
+            let _ = child.kill();
+            child.wait().unwrap();
+            return said;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn metadata_may_come_on_a_disk_and_without_any_a_machine_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="];
+    let said = console_of(folder.path(), &network, &["PORTDISTRICT_STATE=failed"]);
+    assert!(said.contains("PORTDISTRICT_FAILURE=nobody tells this machine what to be"), "{said}");
+
+    // A disk with a label, and a second network card that leads nowhere.
+    let disk = std::fs::File::options().read(true).write(true).create_new(true).open(folder.path().join("config.raw")).unwrap();
+    disk.set_len(4 << 20).unwrap();
+    fatfs::format_volume(&disk, fatfs::FormatVolumeOptions::new().volume_label(*b"PDCONFIG   ")).unwrap();
+    let key = portdistrict::encoding::base64(&[1; 32]);
+    let document = format!(r#"{{"portdistrict":1,"label":"vm","owner":"{key}","cover":"{key}","made_at":1}}"#);
+    {
+        use std::io::Write;
+        let system = fatfs::FileSystem::new(&disk, fatfs::FsOptions::new()).unwrap();
+        system.root_dir().create_file("config.json").unwrap().write_all(document.as_bytes()).unwrap();
+    }
+    let more = ["-drive", "if=none,id=config,format=raw,readonly=on,file=config.raw", "-device", "virtio-blk-pci,drive=config"];
+    let second = ["-netdev", "socket,id=dead,listen=127.0.0.1:0", "-device", "virtio-net-pci,netdev=dead,romfile="];
+    let all: Vec<&str> = second.into_iter().chain(network).chain(more).collect();
+    let said = console_of(folder.path(), &all, &["PORTDISTRICT_READY=", "PORTDISTRICT_STATE=failed"]);
+    assert!(said.contains("PORTDISTRICT_STATE=ready"), "{said}");
+    assert!(said.contains("metadata.found"), "{said}");
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_full_disk_leaves_no_half_image() {
+    let home = Home::new();
+    let [kernel, stub] = packages();
+    let script = format!(
+        r#"
+        mkdir small; mount -t tmpfs -o size=4m tmpfs small
+        status=0; portdistrict machine build -o small/out --kernel-deb {} --stub {} 2> said || status=$?
+        echo "status=$status"; cat said; echo "left: $(ls -A small/out)."
+    "#,
+        kernel.display(),
+        stub.display()
+    );
+    let Some(ran) = crate::luck::with_mounts(&home, &script) else { return };
+    let text = ran.ok();
+    assert!(text.contains("status=1") && text.contains("free some space") && text.contains("left: ."), "{text}");
 }
 
 /// Runs a test again inside a network of its own, where addresses can be had that neither machine nor host would use else.

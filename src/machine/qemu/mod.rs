@@ -96,6 +96,10 @@ impl Provider for Qemu {
         Box::pin(async move {
             let vm = vm_of(plan)?;
             let tools = command::Tools::find(vm.tpm)?;
+            let version = command::version(&tools.qemu)?;
+            if version.0 < OLDEST_QEMU {
+                return Err(too_old(version));
+            }
             let firmware = Firmware::find(vm.firmware.as_deref())?;
             let listen = forwarded(plan)?;
             let step = progress.step("copy the image");
@@ -351,11 +355,14 @@ fn gone(site: &Site) -> Error {
 fn check_qemu() -> Check {
     match command::Tools::find(false).and_then(|tools| command::version(&tools.qemu)) {
         Ok(version) if version.0 >= OLDEST_QEMU => Check::pass("qemu", format!("version {}.{}", version.0, version.1)),
-        Ok(version) => {
-            Check::fail("qemu", format!("version {}.{} is too old", version.0, version.1), format!("install QEMU {OLDEST_QEMU}.0 or later"))
-        }
+        Ok(version) => Check::failed("qemu", &too_old(version)),
         Err(error) => Check::failed("qemu", &error),
     }
+}
+
+/// A QEMU that does not know all that is asked of it.
+fn too_old((major, minor): (u32, u32)) -> Error {
+    Error::new(Code::Precondition, format!("QEMU {major}.{minor} is too old")).hint(format!("install QEMU {OLDEST_QEMU}.0 or later"))
 }
 
 fn check_firmware() -> Check {

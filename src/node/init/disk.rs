@@ -6,23 +6,43 @@ use fatfs::{FileSystem, FsOptions};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The file system's label.
 pub(super) const LABEL: &str = "PDCONFIG";
+/// How long disks may take to appear.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
 /// The file in it.
 const FILE: &str = "config.json";
 
-/// Looks at every disk; its name and the bytes of the file on the first that has the label.
+/// Looks at every disk, also those that come up a moment after their driver; the name and the bytes of the file on the first
+/// that has the label.
 pub(super) fn find() -> Result<Option<(String, Vec<u8>)>> {
-    let mut names: Vec<String> =
-        std::fs::read_dir("/sys/block").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    for name in names {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look()? {
+            None if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            found => return Ok(found),
+        }
+    }
+}
+
+fn look() -> Result<Option<(String, Vec<u8>)>> {
+    for name in names() {
         if let Some(bytes) = read(&Path::new("/dev").join(&name))? {
             return Ok(Some((name, bytes)));
         }
     }
     Ok(None)
+}
+
+/// The disks that the kernel knows.
+pub(super) fn names() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
 }
 
 /// The file's bytes, at most one more than is allowed; none if this is no such disk.

@@ -42,7 +42,11 @@ pub(super) fn at_hand(log: &Log) -> Result<Option<Metadata>> {
             Metadata::parse(&format!("the disk {name}"), &bytes).map(Some)
         }
         None => Err(Error::new(Code::Precondition, "nobody tells this machine what to be: it has no metadata")
-            .because(format!("no file from the hypervisor, no disk labelled {}, no cloud that is known here", disk::LABEL))
+            .because(format!(
+                "no file from the hypervisor, no cloud that is known here, no disk labelled {} among: {}",
+                disk::LABEL,
+                disk::names().join(" ")
+            ))
             .hint("deploy it with portdistrict")),
     }
 }
