@@ -288,6 +288,8 @@ mod tests {
             assert!(error.message().contains("node.toml") && error.message().contains(expected), "{line}: {error}");
             assert!(error.hint_text().is_some());
         }
+        let waits = format!("{SMALL}seed_from_owner = true\n");
+        assert!(read(&waits).unwrap_err().message().contains("needs a fixed `owner`"));
         let both = format!("{SMALL}owner = \"{}\"\nclaim_by_anyone = true\n", base64(&[1; 32]));
         assert!(read(&both).unwrap_err().message().contains("exclude each other"));
     }

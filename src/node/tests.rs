@@ -79,14 +79,20 @@ impl Place {
     }
 
     async fn claim(&self, key: &SigningKey) -> ClaimReply {
+        self.claim_with(key, None).await
+    }
+
+    /// The same, with a seed that is handed over.
+    async fn claim_with(&self, key: &SigningKey, seed: Option<[u8; 32]>) -> ClaimReply {
         let mut pipe = self.pipe().await.unwrap();
         pipe.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
-        assert_eq!((offer.label.as_str(), offer.seed_source.as_str(), offer.evidence), ("home", "local", None));
+        let source = Config::read(&self.dir.path().join("node.toml")).unwrap().seed_source();
+        assert_eq!((offer.label.as_str(), offer.seed_source.as_str(), offer.evidence), ("home", source, None));
         assert_ne!(offer.app_digest, [0; 32]);
         assert_eq!(pipe.remote, self.node().key());
         let signature = keyring::sign(key, CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
-        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed: None };
+        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed };
         pipe.send(&claim.encode()).await.unwrap();
         ClaimReply::decode(&pipe.recv(ClaimReply::LIMIT).await.unwrap()).unwrap()
     }
@@ -179,6 +185,36 @@ async fn only_the_owner_claims_and_a_second_claim_is_told() {
     assert_eq!(place.claim(&owner()).await, ClaimReply::Reconnected);
     assert!(place.log().contains("already-claimed"));
     assert!(ready::ask(&place.dir.path().join("state")).unwrap().claimed);
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_its_seed_begins_anew_with_it() {
+    let mut place = Place::new(|config| config.seed_from_owner = true);
+    let temporary = place.node().key();
+    let stranger = Seed::from_bytes(&[8; 32]).signing_key(Purpose::IdentitySign);
+    assert_eq!(place.claim(&owner()).await, ClaimReply::Refused(ClaimRefusal::SeedMissing));
+    assert_eq!(place.claim_with(&stranger, Some([5; 32])).await, ClaimReply::Refused(ClaimRefusal::NotOwner));
+    assert!(!place.node().starts_over());
+    assert_eq!(place.claim_with(&owner(), Some([5; 32])).await, ClaimReply::Claimed);
+    within(Duration::from_secs(5), "the end of the first node", place.node().ended()).await;
+    assert!(place.node().starts_over());
+    place.start();
+    let own = x25519_public(&Seed::from_bytes(&[5; 32]).derive(Purpose::NodeNoise));
+    assert_eq!(place.node().key(), own);
+    assert_ne!(own, temporary);
+    // Handed over again it changes nothing, not even if it were another one.
+    assert_eq!(place.claim_with(&owner(), Some([6; 32])).await, ClaimReply::Reconnected);
+    assert!(!place.node().starts_over());
+    assert_eq!(place.node().key(), own);
+}
+
+#[tokio::test]
+async fn a_node_with_a_seed_of_its_own_takes_none() {
+    let place = Place::new(|_| {});
+    let key = place.node().key();
+    assert_eq!(place.claim_with(&owner(), Some([5; 32])).await, ClaimReply::Claimed);
+    assert!(!place.node().starts_over());
+    assert_eq!(place.node().key(), key);
 }
 
 #[tokio::test]
