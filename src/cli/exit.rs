@@ -292,6 +292,9 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         transports: args.transport.map(Transports::from),
         restricted: args.restricted,
     };
+    if request.restricted && cx.ledger()?.machine(&request.node)?.detail.contains_key(crate::owner::SEED) {
+        call.out.say("This machine forgets discovery keys when it restarts; the friend then needs a new invite.");
+    }
     let made = call.block_on(invite::invite(&cx, &request, args.dry_run))?;
     if args.dry_run {
         let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));

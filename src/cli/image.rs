@@ -10,7 +10,7 @@ use crate::machine::build::{self, BuildOrder};
 use crate::machine::predict::{KernelFiles, PredictOrder, Prediction, predict};
 use clap::ValueHint;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Build a disk that boots to an exit node and nothing else
 ///
@@ -38,7 +38,7 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     program: Option<PathBuf>,
     /// Build again what this image.json tells, and compare; status 4 if it differs
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["ovmf", "out"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "out")]
     verify: Option<PathBuf>,
     #[command(flatten)]
     launch: LaunchArgs,
@@ -138,20 +138,36 @@ pub(super) fn run_build(call: &Call, args: BuildArgs) -> Result<()> {
     if args.dry_run {
         return call.out.show(&super::machine::Steps { would: build::describe(&order, args.verify.as_deref()) });
     }
-    let progress = call.out.progress();
+    let launch = prediction.map(|order| predict(&order)).transpose()?.map(|found| found.launch).unwrap_or_default();
+    let (paths, progress, out) = (cx.paths().clone(), call.out.progress(), order.out.clone());
     if let Some(file) = args.verify {
-        let differ = build::verify(cx.paths(), &file, &order, &*progress)?;
+        let manifest = file.clone();
+        let differ = cancellable(call, &out, move || build::verify(&paths, &manifest, &order, &launch, &*progress))?;
         if differ.is_empty() {
             call.out.say("Byte for byte the same.");
             return Ok(());
         }
         let error = Error::new(Code::Refused, format!("{} describes another image than this computer makes from it", file.display()));
-        return Err(differ.into_iter().fold(error, Error::because).hint("use the very program and packages that it names"));
+        return Err(differ
+            .into_iter()
+            .fold(error, Error::because)
+            .hint("use the very program and packages that it names; for launch measurements the same --ovmf, --vmm, --vcpus and --cpu"));
     }
-    let launch = prediction.map(|order| predict(&order)).transpose()?.map(|found| found.launch).unwrap_or_default();
-    let built = build::build(cx.paths(), &order, &launch, &*progress)?;
-    call.out.say(format!("Next: portdistrict machine deploy --on qemu --image {} --label vm", crate::config::fs::shell_quote(&order.out)));
+    let built = cancellable(call, &out, move || build::build(&paths, &order, &launch, &*progress))?;
+    call.out.say(format!("Next: portdistrict machine deploy --on qemu --image {} --label vm", crate::config::fs::shell_quote(&out)));
     call.out.show(&Made { file: built.file.display().to_string(), manifest: built.manifest })
+}
+
+/// Runs long work on a thread, so that Ctrl-C is heard; then nothing half made is left in the folder.
+fn cancellable<T: Send + 'static>(call: &Call, out: &Path, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    let gone = || Error::new(Code::Failed, "the build ended without a result").hint("run it again; if that happens once more, report it");
+    call.block_on(async { result.await.unwrap_or_else(|_| Err(gone())) }).inspect_err(|error| {
+        if matches!(error.code(), Code::Interrupted | Code::TimedOut) {
+            build::give_up(out);
+        }
+    })
 }
 
 /// Unix seconds of every time in an image (reproducible-builds.org, SOURCE_DATE_EPOCH).

@@ -143,8 +143,10 @@ impl Call {
         event_loop()?.block_on(async {
             let limit = self.global.timeout.unwrap_or(Duration::MAX);
             tokio::select! {
-                done = tokio::time::timeout(limit, work) => done.unwrap_or_else(|_| Err(timed_out(limit))),
+                // First, so that signals are heard from the beginning, whatever the work does at once.
+                biased;
                 end = interrupted() => Err(end),
+                done = tokio::time::timeout(limit, work) => done.unwrap_or_else(|_| Err(timed_out(limit))),
             }
         })
     }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Names of what is made.
 const DISK: &str = "disk.raw";
@@ -222,20 +223,43 @@ fn digest(from: &mut impl Read, mut at: impl FnMut(u64)) -> std::io::Result<ring
     }
 }
 
+/// Set when nobody waits for the result any more.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// Ends every build of this process: removes what is half written, and lets nothing more be put into place.
+pub fn give_up(out: &Path) {
+    GIVEN_UP.store(true, Ordering::SeqCst);
+    for name in [DISK, ARCHIVE, MANIFEST] {
+        let _ = std::fs::remove_file(part_of(&out.join(name)));
+    }
+}
+
+/// Where a file is while it is written.
+fn part_of(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.part", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn go_on() -> Result<()> {
+    match GIVEN_UP.load(Ordering::SeqCst) {
+        true => Err(Error::new(Code::Interrupted, "the build was given up").hint("run it again")),
+        false => Ok(()),
+    }
+}
+
 /// Writes a file beside its place, then moves it there: what is at a name is always whole.
 fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let part = path.with_file_name(format!(".{name}.part"));
+    let part = part_of(path);
+    go_on()?;
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&part).doing("write", part.display())?;
     let written = write(&mut file).and_then(|()| file.sync_all().doing("write", part.display()));
-    let moved = written.and_then(|()| std::fs::rename(&part, path).doing("write", path.display()));
+    let moved = written.and_then(|()| go_on()).and_then(|()| std::fs::rename(&part, path).doing("write", path.display()));
     moved.inspect_err(|_| {
         let _ = std::fs::remove_file(&part);
     })
 }
 
 /// Makes an image again from the inputs that a manifest names; what differs, in words. Empty: byte for byte the same.
-pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, progress: &dyn Progress) -> Result<Vec<String>> {
+pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &[Launch], progress: &dyn Progress) -> Result<Vec<String>> {
     let name = manifest_file.display().to_string();
     let told = Manifest::parse(&name, &fs::read(manifest_file, Manifest::MAX)?)?;
     let step = progress.step("find the same inputs");
@@ -253,7 +277,7 @@ pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, progress:
     let inputs = Inputs::find(paths, &order)?;
     step.done();
     let scratch = Scratch::new(paths)?;
-    let made = make(&inputs, &scratch.0, order.epoch, &told.launch, progress)?.manifest;
+    let made = make(&inputs, &scratch.0, order.epoch, launch, progress)?.manifest;
     let mut differ = differences(&told, &made);
     let folder = manifest_file.parent().unwrap_or(Path::new("."));
     for artifact in [&told.disk, &told.archive] {
@@ -272,25 +296,28 @@ fn differences(told: &Manifest, made: &Manifest) -> Vec<String> {
             None => differ.push(format!("{:?} {}: not used here", one.role, one.name)),
         }
     }
-    for section in &told.sections {
-        if !made.sections.contains(section) {
-            differ.push(format!("section {}: the bytes differ", section.name));
-        }
+    for section in made.sections.iter().filter(|section| !told.sections.contains(section)) {
+        differ.push(format!("section {}: the bytes differ, or it is not named", section.name));
     }
-    let pairs = [
+    let digests = [
         ("boot program", &told.uki_authenticode, &made.uki_authenticode),
         ("disk", &told.disk.sha256, &made.disk.sha256),
         ("archive", &told.archive.sha256, &made.archive.sha256),
     ];
-    differ.extend(
-        pairs
-            .into_iter()
-            .filter(|(_, one, other)| one != other)
-            .map(|(what, one, other)| format!("{what}: {one} was made, {other} is made here")),
-    );
-    differ.extend(
-        told.pcr.iter().filter(|(n, value)| made.pcr.get(n) != Some(value)).map(|(n, _)| format!("PCR {n} is predicted otherwise")),
-    );
+    let other = digests.into_iter().filter(|(_, one, other)| one != other);
+    differ.extend(other.map(|(what, one, other)| format!("{what}: {one} was made, {other} is made here")));
+    // Everything else that is said must be what is found here; only names of files and the command may differ.
+    let rest = [
+        ("version", told.version == made.version),
+        ("kernel_release", told.kernel_release == made.kernel_release),
+        ("command_line", told.command_line == made.command_line),
+        ("modules", told.modules == made.modules),
+        ("kernel_authenticode", told.kernel_authenticode == made.kernel_authenticode),
+        ("sections", told.sections == made.sections),
+        ("pcr", told.pcr == made.pcr),
+        ("launch", told.launch == made.launch),
+    ];
+    differ.extend(rest.into_iter().filter(|(_, same)| !same).map(|(what, _)| format!("{what}: another is found here")));
     differ
 }
 
@@ -310,6 +337,13 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new(paths: &Paths) -> Result<Scratch> {
         fs::ensure_private_dir(&paths.cache)?;
+        for entry in std::fs::read_dir(&paths.cache).doing("read", paths.cache.display())?.flatten() {
+            // Those of processes that were killed.
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_prefix("verify-").is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
         let folder = paths.cache.join(format!("verify-{}", std::process::id()));
         std::fs::create_dir_all(&folder).doing("make the folder", folder.display())?;
         Ok(Scratch(folder))

@@ -46,9 +46,7 @@ pub async fn claim(target: &Target<'_>, keyring: &Keyring, progress: &dyn Progre
     // With the seed the node's key is ours to know; without it we learn it now.
     let node = target.seed.map_or(pipe.remote, |seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
     let claimed = Claimed { node, offer, again: reply == ClaimReply::Reconnected };
-    if claimed.again && pipe.remote != node {
-        return Err(other_seed(label));
-    }
+
     // The node has written its owner down before it answered; how the connection ends no longer matters.
     let _ = pipe.close().await;
     if let ClaimReply::Refused(refusal) = reply {
@@ -75,10 +73,14 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, keyring: &Keyring) -> Re
             .hint("portdistrict machine list"));
     }
     let signature = sign(&keyring.identity_key(), CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
-    if (offer.seed_source == "owner") != target.seed.is_some() {
+    // A node that has its seed already answers with the key that comes of it, and is not handed it again.
+    let own = target.seed.map(|seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
+    let has_seed = own == Some(pipe.remote);
+    if (offer.seed_source == "owner") != target.seed.is_some() || (offer.claimed && own.is_some() && !has_seed) {
         return Err(other_seed(label));
     }
-    let claim = Claim { owner: keyring.identity_public(), signature, seed: target.seed.map(|seed| *seed.expose()) };
+    let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
+    let claim = Claim { owner: keyring.identity_public(), signature, seed };
     pipe.send(&claim.encode()).await.map_err(lost)?;
     let reply = read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)?;
     Ok((offer, reply))

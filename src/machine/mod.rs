@@ -249,10 +249,17 @@ async fn settle(cx: &Context, machine: &Machine, progress: &dyn Progress) -> Res
     let mut step = Some(progress.step("wait for the node"));
     let mut deadline = Instant::now() + SETTLE_PATIENCE;
     let mut publishing = false;
+    let mut told = false;
     // One session for as long as it lasts: the node logs each.
     let mut control = None;
     loop {
-        match ask_again(cx, machine, &mut control).await {
+        let asked = ask_again(cx, machine, &mut control).await;
+        if asked.is_ok() && !told {
+            // It has forgotten who was cut off; nothing else may come first.
+            revocations::push(cx, machine).await?;
+            told = true;
+        }
+        match asked {
             Ok(status) if status.onion.as_ref().is_none_or(|onion| onion.state.is_reachable()) => {
                 step.into_iter().for_each(crate::progress::Step::done);
                 return Ok(status);

@@ -73,9 +73,9 @@ pub(super) fn fetch_again(paths: &Paths, input: &Input) -> Result<PathBuf> {
     }
     let gone = || {
         Error::new(Code::NotFound, format!("{} with sha256 {} is not here", input.name, input.sha256))
-            .hint(format!("name the file: {flag} {}", input.name))
+            .hint(format!("name the file: {flag} {}", fs::shell_quote(Path::new(&input.name))))
     };
-    let package = input.package.as_ref().ok_or_else(gone)?;
+    let package = input.package.as_ref().filter(|name| is_package(name)).ok_or_else(gone)?;
     let fetched =
         download(&folder, package).map_err(|error| error.causes().iter().fold(gone(), |gone, cause| gone.because(cause.clone())))?;
     if is_it(&fetched) { Ok(fetched) } else { Err(gone().because(format!("apt has another {package}"))) }
@@ -93,6 +93,18 @@ pub(super) fn checks(paths: &Paths) -> Vec<Check> {
         ),
     };
     [Package::Kernel, Package::Stub].map(check).into()
+}
+
+/// `NAME=VERSION` in Debian's characters (Debian policy, 5.6.1 and 5.6.12): what somebody's manifest says reaches a command line.
+fn is_package(text: &str) -> bool {
+    let name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+.-".contains(c);
+    let version = |c: char| c.is_ascii_alphanumeric() || ".+:~-".contains(c);
+    text.split_once('=').is_some_and(|(package, number)| {
+        package.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && package.chars().all(name)
+            && !number.is_empty()
+            && number.chars().all(version)
+    })
 }
 
 fn missing(package: Package) -> Error {
@@ -146,7 +158,7 @@ fn download(folder: &Path, package: &str) -> Result<PathBuf> {
     let apt = apt().ok_or_else(|| Error::new(Code::Precondition, format!("{package} cannot be fetched: there is no apt-get here")))?;
     let before = files(folder);
     let output = Command::new(apt)
-        .args(["download", "-q", package])
+        .args(["download", "-q", "--", package])
         .current_dir(folder)
         .stdin(Stdio::null())
         .env("LC_ALL", "C")
@@ -163,4 +175,17 @@ fn download(folder: &Path, package: &str) -> Result<PathBuf> {
     let new = after.iter().find(|path| !before.contains(path) && named(path));
     let newest = after.iter().filter(named).max_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
     new.or(newest).cloned().ok_or_else(|| Error::new(Code::NotFound, format!("apt-get fetched no {package}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_package_with_its_version_reaches_apt() {
+        assert!(is_package("linux-image-6.12.117+deb12-cloud-amd64=6.12.117-1~deb12u1"));
+        for other in ["", "x", "=1", "-oDir::Bin::dpkg=/tmp/evil", "x=", "x=1 y", "X=1", "x=$(true)"] {
+            assert!(!is_package(other), "{other}");
+        }
+    }
 }

@@ -8,7 +8,11 @@ use crate::session::Pipe;
 use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
+
+/// What an answer gets to leave in before the node begins anew.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Speaks to whoever knows the bootstrap's cover key.
 pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
@@ -31,13 +35,16 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Reconnected => line.with("result", "reconnected").write(),
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
     }
-    pipe.send(&reply.encode()).await?;
-    pipe.close().await?;
     if reply == ClaimReply::Claimed && core.config.seed_from_owner {
-        // From here on it has other keys, and perhaps an onion address.
-        core.start_over();
+        // From here on it has other keys, whatever becomes of this connection; the answer gets a moment to leave.
+        let core = core.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FAREWELL).await;
+            core.start_over();
+        });
     }
-    Ok(())
+    pipe.send(&reply.encode()).await?;
+    pipe.close().await
 }
 
 /// Accepts the owner fixed at deploy, or whoever comes first where that was asked for; afterwards only the owner.
@@ -54,7 +61,7 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
         }
     }
     let seed = claim.seed.as_ref().filter(|_| core.config.seed_from_owner).map(Seed::from_bytes);
-    if core.config.seed_from_owner && seed.is_none() {
+    if core.config.seed_from_owner && seed.is_none() && core.gate.owner().is_none() {
         return ClaimReply::Refused(ClaimRefusal::SeedMissing);
     }
     let (gate, owner) = (core.gate.clone(), claim.owner);

@@ -190,6 +190,33 @@ fn the_same_inputs_give_the_same_image_everywhere() {
     verify(&copied).ok();
     std::fs::write(copied.join("image.tar.gz"), "something else").unwrap();
     assert!(verify(&copied).fails(4).contains("image.tar.gz"));
+    std::fs::remove_file(copied.join("image.tar.gz")).unwrap();
+    // Nothing that the manifest says is taken for granted.
+    let lies = [
+        ("command_line", serde_json::json!("init=/bin/sh")),
+        ("pcr", serde_json::json!({})),
+        ("launch", serde_json::json!([{"vmm": "gce", "vcpus": 1, "digest": "00"}])),
+        ("modules", serde_json::json!(["evil"])),
+    ];
+    for (field, lie) in lies {
+        let mut forged = first.clone();
+        forged[field] = lie;
+        std::fs::write(copied.join("image.json"), forged.to_string()).unwrap();
+        assert!(verify(&copied).fails(4).contains(field), "{field}");
+    }
+    // Ctrl-C leaves nothing half made.
+    let out = home.work().join("interrupted");
+    let words =
+        ["machine", "build", "-o", out.to_str().unwrap(), "--kernel-deb", kernel.to_str().unwrap(), "--stub", stub.to_str().unwrap()];
+    let child = home.command(words).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !out.exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
 }
 
 #[test]
@@ -254,10 +281,19 @@ fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
     assert_eq!(machine.show()["node"], node);
     assert_eq!(try_curl(&friend, &invite, &page).ok(), GREETING);
 
-    // What was taken back stays taken back over a restart.
+    // A talkative console changes nothing.
+    let mut console = std::fs::File::options().append(true).open(machine.dir().join("serial.log")).unwrap();
+    std::io::Write::write_all(&mut console, "{\"event\":\"noise\"}\n".repeat(100_000).as_bytes()).unwrap();
+    assert_eq!(machine.show()["state"], "running");
+
+    // What was taken back stays taken back over a restart, by whichever command the machine is found again, and by two at once.
     machine.home.line("grant revoke anna --yes").ok();
     machine.kill();
-    machine.home.line("machine reconnect vm").ok();
+    let both = ["claim", "reconnect"].map(|verb| machine.home.command(["machine", verb, "vm"]).spawn().unwrap());
+    for child in both {
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
     assert!(try_curl(&friend, &invite, &page).fails(4).contains("revoked"));
 
     machine.home.line("machine destroy vm --yes").ok();
@@ -347,6 +383,7 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let out = out.to_str().unwrap();
     assert!(deploy(out, &format!("--port {}", taken.local_addr().unwrap().port())).fails(1).contains("is in use"));
+    assert!(deploy(out, "--systemd").fails(2).contains("systemd"));
     assert!(deploy(out, "--claim-by-anyone").fails(2).contains("claimed by the one who deployed it"));
     assert!(deploy(out, "--firmware /nowhere/CODE.fd").fails(3).contains("/nowhere/CODE.fd"));
     // No QEMU on the way.

@@ -3,6 +3,8 @@
 
 use crate::error::{Code, Error, Result};
 use crate::machine::provider::Accel;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,8 +31,21 @@ pub(super) fn choose(wanted: Accel, qemu: &Path, folder: &Path) -> Result<&'stat
     }
 }
 
-/// Runs the trial.
-pub(super) fn kvm_works(qemu: &Path, folder: &Path) -> bool {
+/// Runs the trial in a folder of its own, which nobody else can enter.
+pub(super) fn kvm_works_here(qemu: &Path) -> bool {
+    let mut unique = [0; 16];
+    if getrandom::fill(&mut unique).is_err() {
+        return false;
+    }
+    let folder = std::env::temp_dir().join(format!("portdistrict-trial-{}", crate::encoding::hex(&unique)));
+    let made = DirBuilder::new().mode(0o700).create(&folder);
+    let works = made.is_ok() && kvm_works(qemu, &folder);
+    let _ = std::fs::remove_dir_all(&folder);
+    works
+}
+
+/// Runs the trial; the folder is this program's own.
+fn kvm_works(qemu: &Path, folder: &Path) -> bool {
     if !Path::new("/dev/kvm").exists() {
         return false;
     }

@@ -3,34 +3,26 @@
 mod accel;
 mod command;
 mod disk;
+mod run;
 mod serial;
 
 use super::check::Check;
 use super::folder::Folder;
 use super::local::{addresses, check_folder, check_process, choose_address, dial_address, host};
-use super::process::Process;
 use super::provider::{Deployed, Job, LineSink, Onions, Plan, Power, Provider, Site, VmPlan};
 use super::{tail, tools};
-use crate::config::fs::{read, write_private};
+use crate::config::fs::write_private;
 use crate::config::time::now_s;
 use crate::encoding::base64;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Purpose, Seed};
 use crate::owner::metadata::{self, Metadata, OnFailure};
-use crate::progress::{Progress, Step};
+use crate::progress::Progress;
 use crate::tor::onion_address;
 use command::{Firmware, Vm};
-use serial::Serial;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// How long a machine may take until its node listens. Emulated on a busy computer it takes a minute.
-const BOOT_PATIENCE: Duration = Duration::from_secs(240);
-/// How long QEMU may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the console is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The oldest QEMU that knows all that is asked of it.
 const OLDEST_QEMU: u32 = 6;
 
@@ -44,6 +36,8 @@ struct Files {
     pid: PathBuf,
     process: PathBuf,
     tpm_process: PathBuf,
+    start: PathBuf,
+    lock: PathBuf,
 }
 
 impl Files {
@@ -57,6 +51,8 @@ impl Files {
             pid: dir.join(command::PID),
             process: dir.join("process.json"),
             tpm_process: dir.join("tpm.json"),
+            start: dir.join("start.json"),
+            lock: dir.join("lock"),
         }
     }
 }
@@ -105,8 +101,10 @@ impl Provider for Qemu {
             let step = progress.step("copy the image");
             let folder = Folder::create(&plan.label, &plan.dir)?;
             let files = Files::of(&plan.dir);
-            disk::copy(&disk::find(&vm.image)?, &files.disk, &*step)?;
-            step.done();
+            let (image, to) = (disk::find(&vm.image)?, files.disk.clone());
+            // On a thread of its own, so that Ctrl-C is heard meanwhile.
+            let copy = tokio::task::spawn_blocking(move || disk::copy(&image, &to, &*step).map(|()| step.done()));
+            copy.await.map_err(|error| Error::new(Code::Failed, "cannot copy the image").cause(error))??;
             let accel = accel::choose(vm.accel, &tools.qemu, &plan.dir)?;
             write_private(&files.metadata, &metadata_of(plan, vm)?.to_json()?)?;
             firmware.copy_variables(&files.vars)?;
@@ -123,9 +121,7 @@ impl Provider for Qemu {
             }
             .save(&files.vm)?;
             let site = Site { label: plan.label.clone(), dir: plan.dir.clone() };
-            let mut running = Unfinished(Some(&site));
-            boot(&site, progress).await?;
-            running.0 = None;
+            run::boot(&site, progress).await?;
             folder.keep();
             let onion = plan.tor.as_ref().and(plan.seed.as_ref()).map(|seed| onions(seed));
             Ok(Deployed { dial: dial_address(listen).to_string(), addresses: addresses(plan, listen), onion })
@@ -136,20 +132,17 @@ impl Provider for Qemu {
         Box::pin(async move {
             match self.power(site).await? {
                 Power::On => Ok(false),
-                Power::Booting => wait(site, 0, progress.step("boot the machine")).await.map(|()| false),
+                Power::Booting => run::wait(site, progress.step("boot the machine")).await.map(|()| false),
                 Power::Gone => Err(gone(site)),
-                Power::Off => boot(site, progress).await.map(|()| true),
+                Power::Off => run::boot(site, progress).await,
             }
         })
     }
 
     fn stop<'a>(&'a self, site: &'a Site) -> Job<'a, ()> {
         Box::pin(async move {
-            let files = Files::of(&site.dir);
-            for process in [process(site), Process::load(&files.tpm_process)?].into_iter().flatten() {
-                process.end(END_PATIENCE).await?;
-            }
-            Ok(())
+            let _lock = run::lock(site).await?;
+            run::end(site).await
         })
     }
 
@@ -158,16 +151,16 @@ impl Provider for Qemu {
             if !is_here(&site.dir) {
                 return Ok(Power::Gone);
             }
-            Ok(match process(site).is_some_and(|process| process.is_running()) {
-                false => Power::Off,
-                true if Serial::read(&Files::of(&site.dir).serial, 0).is_ready() => Power::On,
-                true => Power::Booting,
+            Ok(match run::process(site) {
+                None => Power::Off,
+                Some(_) if run::is_ready(site) => Power::On,
+                Some(_) => Power::Booting,
             })
         })
     }
 
     fn pid(&self, site: &Site) -> Option<i32> {
-        process(site).filter(Process::is_running).map(|process| process.pid)
+        run::process(site).map(|process| process.pid)
     }
 
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()> {
@@ -182,7 +175,12 @@ impl Provider for Qemu {
 
     fn destroy<'a>(&'a self, site: &'a Site) -> Job<'a, ()> {
         Box::pin(async move {
-            self.stop(site).await?;
+            if !site.dir.exists() {
+                return Ok(());
+            }
+            // Held until the folder is gone: nobody starts what is being removed.
+            let _lock = run::lock(site).await?;
+            run::end(site).await?;
             super::folder::remove(&site.dir)
         })
     }
@@ -212,6 +210,10 @@ fn vm_of(plan: &Plan) -> Result<&VmPlan> {
         return Err(
             Error::new(Code::Usage, "an image is claimed by the one who deployed it, and nobody else").hint("leave --claim-by-anyone away")
         );
+    }
+    if plan.service {
+        return Err(Error::new(Code::Usage, "a virtual machine cannot be a systemd unit in this version")
+            .hint("leave --systemd away; after a restart of this computer: portdistrict machine reconnect LABEL"));
     }
     Ok(vm)
 }
@@ -257,96 +259,6 @@ fn onions(seed: &[u8; 32]) -> Onions {
     }
 }
 
-/// The machine's process; that of a deploy that was killed is known by the file that QEMU itself wrote.
-fn process(site: &Site) -> Option<Process> {
-    let files = Files::of(&site.dir);
-    if let Ok(Some(process)) = Process::load(&files.process) {
-        return Some(process);
-    }
-    let pid = String::from_utf8(read(&files.pid, 64).ok()?).ok()?.trim().parse().ok()?;
-    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let name = command::name(&site.label);
-    arguments.split(|byte| *byte == 0).any(|word| word == name.as_bytes()).then(|| Process::of(pid).ok()).flatten()
-}
-
-/// What runs is ended again unless the deploy finishes.
-struct Unfinished<'a>(Option<&'a Site>);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        let Some(site) = self.0 else { return };
-        let tpm = Process::load(&Files::of(&site.dir).tpm_process).ok().flatten();
-        for process in [process(site), tpm].into_iter().flatten() {
-            process.kill();
-        }
-    }
-}
-
-/// Starts QEMU and waits until the node says that it is ready.
-async fn boot(site: &Site, progress: &dyn Progress) -> Result<()> {
-    let files = Files::of(&site.dir);
-    let vm = Vm::load(&files.vm)?;
-    let tools = command::Tools::find(vm.tpm)?;
-    let step = progress.step("boot the machine");
-    let seen = std::fs::metadata(&files.serial).map_or(0, |found| found.len());
-    for old in [&files.process, &files.tpm_process, &files.pid] {
-        let _ = std::fs::remove_file(old);
-    }
-    if vm.tpm {
-        command::start_tpm(&tools, &site.dir)?.save(&files.tpm_process)?;
-    }
-    command::start(&tools, &vm, &site.dir)?.save(&files.process)?;
-    wait(site, seen, step).await
-}
-
-/// Waits for the node's word on the console, from `seen` on; for the end of the process; or for the end of patience.
-async fn wait(site: &Site, seen: u64, step: Box<dyn Step>) -> Result<()> {
-    let files = Files::of(&site.dir);
-    let deadline = Instant::now() + BOOT_PATIENCE;
-    let mut last = None;
-    loop {
-        let running = process(site).is_some_and(|process| process.is_running());
-        let serial = Serial::read(&files.serial, seen);
-        if serial.is_ready() {
-            step.done();
-            return Ok(());
-        }
-        if let Some(why) = serial.failure() {
-            settle_down(site, deadline).await;
-            return Err(Error::new(Code::Failed, format!("the machine `{}` cannot go on: {why}", site.label))
-                .hint(format!("portdistrict machine logs {}", site.label)));
-        }
-        if !running {
-            return Err(not_ready(site, &serial, "it ended", Code::Failed));
-        }
-        if Instant::now() > deadline {
-            return Err(not_ready(site, &serial, &format!("it said nothing for {} seconds", BOOT_PATIENCE.as_secs()), Code::TimedOut));
-        }
-        let stage = serial.stage();
-        if last != Some(stage) {
-            step.note(stage);
-            last = Some(stage);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// A machine that cannot go on powers itself off; one that would begin anew, or hangs in its firmware, is left running.
-async fn settle_down(site: &Site, deadline: Instant) {
-    let deadline = deadline.min(Instant::now() + END_PATIENCE);
-    while Instant::now() < deadline && process(site).is_some_and(|process| process.is_running()) {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// What the console said last is the best explanation there is.
-fn not_ready(site: &Site, serial: &Serial, why: &str, code: Code) -> Error {
-    let error = Error::new(code, format!("the machine `{}` did not get ready: {why}", site.label));
-    let (complaint, hint) = command::complaint(&site.dir);
-    let error = serial.last_lines(3).into_iter().chain(complaint).fold(error, Error::because);
-    error.hint(hint.unwrap_or("portdistrict machine doctor --on qemu"))
-}
-
 fn gone(site: &Site) -> Error {
     Error::new(Code::NotFound, format!("the files of machine `{}` are gone: {}", site.label, site.dir.display()))
         .hint(format!("portdistrict machine destroy {} --yes", site.label))
@@ -380,7 +292,7 @@ fn check_tpm() -> Check {
 }
 
 fn check_kvm() -> Check {
-    let works = tools::find("qemu-system-x86_64").is_some_and(|qemu| accel::kvm_works(&qemu, &std::env::temp_dir()));
+    let works = tools::find("qemu-system-x86_64").is_some_and(|qemu| accel::kvm_works_here(&qemu));
     match works {
         true => Check::pass("kvm", "the processor runs virtual machines"),
         false => Check::skip("kvm", "not usable here; machines are emulated, which is slow"),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Only so much of the console's end is looked at.
+/// A start is over after so much at the latest.
 const WINDOW: u64 = 1024 * 1024;
 /// What marks begin with.
 const MARK: &str = "PORTDISTRICT_";
@@ -17,8 +17,7 @@ impl Serial {
     pub(super) fn read(path: &Path, seen: u64) -> Serial {
         let text = || {
             let mut file = File::open(path).ok()?;
-            let length = file.metadata().ok()?.len();
-            file.seek(SeekFrom::Start(seen.max(length.saturating_sub(WINDOW)))).ok()?;
+            file.seek(SeekFrom::Start(seen)).ok()?;
             let mut bytes = Vec::new();
             file.take(WINDOW).read_to_end(&mut bytes).ok()?;
             Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -26,11 +25,11 @@ impl Serial {
         Serial(text().unwrap_or_default())
     }
 
-    /// The value of a mark since the machine was last started.
+    /// The last value of a mark since the program inside began, which it may have done more than once.
     pub(super) fn mark(&self, name: &str) -> Option<&str> {
-        let prefix = format!("{MARK}{name}=");
-        let started = self.0.rfind(&format!("{MARK}VERSION=")).unwrap_or(0);
-        self.0[started..].lines().rev().find_map(|line| line.trim().strip_prefix(prefix.as_str()))
+        let (prefix, begun) = (format!("{MARK}{name}="), format!("{MARK}VERSION="));
+        let lines = self.0.lines().map(str::trim).rev();
+        lines.take_while(|line| !line.starts_with(&begun)).find_map(|line| line.strip_prefix(prefix.as_str()))
     }
 
     /// Whether the node listens.

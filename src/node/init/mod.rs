@@ -17,7 +17,7 @@ use super::log::Log;
 use crate::config::fs;
 use crate::encoding::from_base64_array;
 use crate::error::{Code, Doing, Error, Result};
-use crate::owner::metadata::{Metadata, OnFailure};
+use crate::owner::metadata::Metadata;
 use crate::owner::ready::Ready;
 use net::{Net, Summary};
 use serial::{State, mark};
@@ -47,24 +47,23 @@ pub fn is_init() -> bool {
 pub fn main() -> ! {
     std::panic::set_hook(Box::new(|panic| {
         serial::fail(&format!("a bug: {panic}"), &[]);
-        power::off();
+        power::end();
     }));
     mark("VERSION", env!("CARGO_PKG_VERSION"));
     mark("STATE", State::Booting.as_str());
-    let mut on_failure = OnFailure::default();
-    match live(&mut on_failure) {
+    match live() {
         Ok(()) => {
             mark("STATE", State::Off.as_str());
             power::off()
         }
         Err(error) => {
             serial::fail(error.message(), error.causes());
-            power::end(on_failure)
+            power::end()
         }
     }
 }
 
-fn live(on_failure: &mut OnFailure) -> Result<()> {
+fn live() -> Result<()> {
     system::mount()?;
     system::load_modules(Path::new(MODULES))?;
     system::mount_with_drivers();
@@ -82,7 +81,7 @@ fn live(on_failure: &mut OnFailure) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.doing("start", "the network")?;
     let (metadata, _net) = runtime.block_on(begin(&log))?;
-    *on_failure = metadata.on_failure;
+    power::decide(metadata.on_failure);
     system::set_clock(metadata.made_at, &log)?;
     let config = configure(&metadata)?;
     let log = Log::to(std::io::stderr(), metadata.log_destinations);

@@ -7,6 +7,7 @@ use rustix::system::{RebootCommand, reboot};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bytes of one `struct input_event` on a 64-bit machine (Linux: input/input.rst): 16 of time, then type, code, value.
@@ -27,11 +28,19 @@ pub(super) fn off() -> ! {
     finish(RebootCommand::PowerOff)
 }
 
-/// What the owner decided for when nothing can go on.
-pub(super) fn end(on_failure: OnFailure) -> ! {
-    match on_failure {
-        OnFailure::PowerOff => off(),
-        OnFailure::Reboot => {
+/// Whether the owner wants a machine that cannot go on to begin anew.
+static REBOOTS: AtomicBool = AtomicBool::new(false);
+
+/// Notes what the owner decided for when nothing can go on.
+pub(super) fn decide(on_failure: OnFailure) {
+    REBOOTS.store(on_failure == OnFailure::Reboot, Ordering::Relaxed);
+}
+
+/// Does what the owner decided for when nothing can go on.
+pub(super) fn end() -> ! {
+    match REBOOTS.load(Ordering::Relaxed) {
+        false => off(),
+        true => {
             let up = Duration::from_secs(rustix::system::sysinfo().uptime.unsigned_abs());
             std::thread::sleep(REBOOT_EVERY.saturating_sub(up).max(REBOOT_AFTER));
             finish(RebootCommand::Restart)
