@@ -5,13 +5,14 @@
 mod tornet;
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: pd-tornet DIR [ADDRESS]")?);
-    let address = std::env::args().nth(2).map_or(Ok(Ipv4Addr::LOCALHOST), |text| text.parse())?;
-    let network = tornet::Network::start_at(&dir, address, 3, 5)?;
+    let network = match std::env::args().nth(2) {
+        Some(address) => tornet::Network::start_at(&dir, address.parse()?, 3, 5)?,
+        None => tornet::Network::start(&dir, 3, 5)?,
+    };
     let ready = serde_json::json!({
         "relays": network.len(),
         "authorities": network.authorities(),
