@@ -402,8 +402,9 @@ async fn find_out(core: &Core, onion: &Onion, tor: &Tor, service: &Service, fact
         return bad(reason, false);
     }
     if core.config.tor.as_ref().is_some_and(|tor| tor.self_test) {
-        // One way in may be luck while relays come and go: who was not reachable has to be found twice.
-        let times = if was.is_reachable() { 1 } else { 2 };
+        // One way in may be luck while relays come and go: a service that was lost has to be found twice.
+        let was_lost = !was.is_reachable() && onion.status.borrow().tested_at.is_some();
+        let times = if was_lost { 2 } else { 1 };
         for _ in 0..times {
             if let Err(error) = test(core, onion, tor).await {
                 return bad(sentence(&error), error.message() == NOT_PUBLISHED);
