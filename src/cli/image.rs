@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
                              From packages that lie here already:\n    \
                              portdistrict machine build -o out --kernel-deb linux-image.deb --stub systemd-boot-efi.deb\n  \
                              With launch measurements for SEV-SNP machines:\n    \
-                             portdistrict machine build -o out --ovmf OVMF.fd --vmm qemu,gce --vcpus 1,2,4 --cpu EPYC-Milan\n  \
+                             portdistrict machine build -o snp --ovmf OVMF.fd --vmm qemu,gce --vcpus 1,2,4 --cpu EPYC-Milan\n  \
                              Check somebody's image by making it again:\n    portdistrict machine build --verify out/image.json")]
 pub(super) struct BuildArgs {
     /// Folder for the image; made if missing
