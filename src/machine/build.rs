@@ -258,8 +258,8 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<(
     })
 }
 
-/// Makes an image again from the inputs that a manifest names; what differs, in words. Empty: byte for byte the same.
-pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &[Launch], progress: &dyn Progress) -> Result<Vec<String>> {
+/// Makes an image again from the inputs that a manifest names; refused, with what differs, unless it is byte for byte the same.
+pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &[Launch], progress: &dyn Progress) -> Result<()> {
     let name = manifest_file.display().to_string();
     let told = Manifest::parse(&name, &fs::read(manifest_file, Manifest::MAX)?)?;
     let step = progress.step("find the same inputs");
@@ -283,7 +283,14 @@ pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &
     for artifact in [&told.disk, &told.archive] {
         differ.extend(changed(&folder.join(&artifact.name), artifact)?);
     }
-    Ok(differ)
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let error = Error::new(Code::Refused, format!("{name} describes another image than this computer makes from it"));
+    Err(differ
+        .into_iter()
+        .fold(error, Error::because)
+        .hint("use the very program and packages that it names; for launch measurements the same --ovmf, --vmm, --vcpus and --cpu"))
 }
 
 /// What a second build has that the first had not, field by field.

@@ -236,12 +236,11 @@ fn seal_seed(cx: &Context, seed: &[u8; 32]) -> Result<String> {
 /// The seed that a machine waits for; none if it keeps its own.
 fn open_seed(cx: &Context, machine: &Machine) -> Result<Option<Seed>> {
     let Some(text) = machine.detail.get(SEED).and_then(Value::as_str) else { return Ok(None) };
-    let bytes: [u8; 48] = from_base64_array(text).ok_or_else(|| {
+    let parts = from_base64_array::<48>(text).and_then(|bytes| Some((*bytes.first_chunk()?, *bytes.last_chunk()?)));
+    let (id, sealed): ([u8; 16], [u8; 32]) = parts.ok_or_else(|| {
         Error::new(Code::Ledger, format!("the record of machine `{}` has a damaged seed", machine.label)).hint("portdistrict ledger verify")
     })?;
-    let (id, sealed) = bytes.split_first_chunk::<16>().ok_or_else(|| Error::new(Code::Ledger, "a damaged seed"))?;
-    let sealed = sealed.first_chunk::<32>().ok_or_else(|| Error::new(Code::Ledger, "a damaged seed"))?;
-    Ok(Some(Seed::from_bytes(&cx.keyring()?.seal_machine_seed(id, sealed))))
+    Ok(Some(Seed::from_bytes(&cx.keyring()?.seal_machine_seed(&id, &sealed))))
 }
 
 /// Waits until a node that was handed its seed has begun anew with it, and can be reached by every way that it offers.

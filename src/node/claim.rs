@@ -24,7 +24,8 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
         seed_source: core.config.seed_source().to_owned(),
-        claimed: core.gate.owner().is_some(),
+        // With keys that it is about to forget it says no: whoever else claims it in that moment must not take it for another.
+        claimed: core.has_seed && core.gate.owner().is_some(),
     };
     pipe.send(&offer.encode()).await?;
     let claim = Claim::decode(&pipe.recv(Claim::LIMIT).await?).map_err(io::Error::other)?;
@@ -35,7 +36,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Reconnected => line.with("result", "reconnected").write(),
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
     }
-    if reply == ClaimReply::Claimed && core.config.seed_from_owner {
+    if reply == ClaimReply::Claimed && !core.has_seed {
         // From here on it has other keys, whatever becomes of this connection; the answer gets a moment to leave.
         let core = core.clone();
         tokio::spawn(async move {
@@ -60,8 +61,8 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
             return ClaimReply::Refused(ClaimRefusal::NotOwner);
         }
     }
-    let seed = claim.seed.as_ref().filter(|_| core.config.seed_from_owner).map(Seed::from_bytes);
-    if core.config.seed_from_owner && seed.is_none() && core.gate.owner().is_none() {
+    let seed = claim.seed.as_ref().filter(|_| !core.has_seed).map(Seed::from_bytes);
+    if !core.has_seed && seed.is_none() {
         return ClaimReply::Refused(ClaimRefusal::SeedMissing);
     }
     let (gate, owner) = (core.gate.clone(), claim.owner);

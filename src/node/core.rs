@@ -31,6 +31,8 @@ pub(super) enum Phase {
 pub(super) struct Core {
     pub(super) config: Config,
     pub(super) fixed_owner: Option<[u8; 32]>,
+    /// Whether its keys are its own; else it waits for the seed that its owner brings, and then begins anew.
+    pub(super) has_seed: bool,
     pub(super) key: [u8; 32],
     pub(super) address: SocketAddr,
     pub(super) started: u64,
@@ -66,6 +68,7 @@ impl Drop for StreamCount {
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) fixed_owner: Option<[u8; 32]>,
+    pub(super) has_seed: bool,
     pub(super) key: [u8; 32],
     pub(super) address: SocketAddr,
     pub(super) log: Log,
@@ -83,6 +86,7 @@ impl Core {
             lingering: Slots::new(bounds.lingering, bounds.lingering_per_source),
             config: parts.config,
             fixed_owner: parts.fixed_owner,
+            has_seed: parts.has_seed,
             key: parts.key,
             address: parts.address,
             started: crate::config::time::now_s(),

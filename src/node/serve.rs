@@ -86,7 +86,7 @@ impl Node {
         // Without the seed that the owner brings there is no address to publish.
         let has_seed = !config.seed_from_owner || gate.owner().is_some();
         let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
-        let core = Arc::new(Core::new(Parts { config, fixed_owner, key, address, log, gate, acceptor, policy, onion }));
+        let core = Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, onion }));
         let shards = Shards::start(&core, sources)?;
         let onion = onion::start(&core, sources)?;
         let supervisor = {

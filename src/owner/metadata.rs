@@ -107,8 +107,8 @@ impl Metadata {
 
     /// The bytes that [`Metadata::parse`] reads back.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let bytes =
-            serde_json::to_vec(self).map_err(|error| Error::new(Code::Failed, "cannot write the machine's metadata").cause(error))?;
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::new(Code::Failed, "cannot write the machine's metadata").cause(error).hint("run the command again"))?;
         if bytes.len() > MAX {
             return Err(Error::new(
                 Code::Usage,

@@ -67,7 +67,8 @@ pub(super) struct Vm {
 impl Vm {
     /// Remembers it in a file.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Error::new(Code::Failed, "cannot write down the machine").cause(error))?;
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::new(Code::Failed, "cannot write down the machine").cause(error).hint("run the command again"))?;
         fs::write_private(path, &bytes)
     }
 

@@ -74,7 +74,7 @@ impl Provider for Qemu {
         let mut steps = vec![
             format!("make the folder {}", plan.dir.display()),
             format!("copy the image {} into it, and check its digest", image.disk.display()),
-            format!("start QEMU with {} MiB of memory and {} of {}", vm.memory, plural(vm.cpus, "processor"), "this computer"),
+            format!("start QEMU with {} MiB of memory and {} of this computer's processors", vm.memory, vm.cpus),
             format!("forward {port} of {} to it", listen.ip()),
             format!("give friends the address {}", addresses(plan, listen).iter().map(|a| host(a)).collect::<Vec<_>>().join(", ")),
             "let nobody but you claim it".to_owned(),
@@ -104,7 +104,7 @@ impl Provider for Qemu {
             let (image, to) = (disk::find(&vm.image)?, files.disk.clone());
             // On a thread of its own, so that Ctrl-C is heard meanwhile.
             let copy = tokio::task::spawn_blocking(move || disk::copy(&image, &to, &*step).map(|()| step.done()));
-            copy.await.map_err(|error| Error::new(Code::Failed, "cannot copy the image").cause(error))??;
+            copy.await.map_err(|error| Error::new(Code::Failed, "cannot copy the image").cause(error).hint("run the command again"))??;
             let accel = accel::choose(vm.accel, &tools.qemu, &plan.dir)?;
             write_private(&files.metadata, &metadata_of(plan, vm)?.to_json()?)?;
             firmware.copy_variables(&files.vars)?;
@@ -195,10 +195,6 @@ impl Provider for Qemu {
             Ok(checks)
         })
     }
-}
-
-fn plural(n: u32, noun: &str) -> String {
-    if n == 1 { format!("{n} {noun}") } else { format!("{n} {noun}s") }
 }
 
 fn vm_of(plan: &Plan) -> Result<&VmPlan> {

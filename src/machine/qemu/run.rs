@@ -37,7 +37,8 @@ impl Start {
     }
 
     fn save(self, files: &Files) -> Result<()> {
-        let bytes = serde_json::to_vec(&self).map_err(|error| Error::new(Code::Failed, "cannot write down a start").cause(error))?;
+        let bytes = serde_json::to_vec(&self)
+            .map_err(|error| Error::new(Code::Failed, "cannot write down a start").cause(error).hint("run the command again"))?;
         write_private(&files.start, &bytes)
     }
 }
@@ -156,7 +157,7 @@ pub(super) async fn wait(site: &Site, step: Box<dyn Step>) -> Result<()> {
         if let Some(why) = serial.failure() {
             settle_down(site, deadline).await;
             return Err(Error::new(Code::Failed, format!("the machine `{}` cannot go on: {why}", site.label))
-                .hint(format!("portdistrict machine logs {}", site.label)));
+                .hint(serial.mark("HINT").map_or_else(|| format!("portdistrict machine logs {}", site.label), str::to_owned)));
         }
         if !running {
             return Err(not_ready(site, &serial, "it ended", Code::Failed));

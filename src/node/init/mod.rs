@@ -46,7 +46,7 @@ pub fn is_init() -> bool {
 /// The whole life of the machine.
 pub fn main() -> ! {
     std::panic::set_hook(Box::new(|panic| {
-        serial::fail(&format!("a bug: {panic}"), &[]);
+        serial::fail(&format!("a bug: {panic}"), &[], None);
         power::end();
     }));
     mark("VERSION", env!("CARGO_PKG_VERSION"));
@@ -57,7 +57,7 @@ pub fn main() -> ! {
             power::off()
         }
         Err(error) => {
-            serial::fail(error.message(), error.causes());
+            serial::fail(error.message(), error.causes(), error.hint_text());
             power::end()
         }
     }
@@ -96,12 +96,14 @@ async fn begin(log: &Log) -> Result<(Metadata, Net)> {
         let log = log.clone();
         Arc::new(move |line: &str| log.event("network").with("message", line).write())
     };
-    let net = Net::start(net::Options { resolv_conf: Some(RESOLV_CONF.into()), log: report })
-        .map_err(|error| Error::new(Code::Failed, "cannot bring up the network").cause(error))?;
-    let found = net
-        .ready(Instant::now() + NETWORK_PATIENCE)
-        .await
-        .map_err(|error| Error::new(Code::Unreachable, format!("no network within {} seconds", NETWORK_PATIENCE.as_secs())).cause(error))?;
+    let net = Net::start(net::Options { resolv_conf: Some(RESOLV_CONF.into()), log: report }).map_err(|error| {
+        Error::new(Code::Failed, "cannot bring up the network").cause(error).hint("build the image with another kernel")
+    })?;
+    let found = net.ready(Instant::now() + NETWORK_PATIENCE).await.map_err(|error| {
+        Error::new(Code::Unreachable, format!("no network within {} seconds", NETWORK_PATIENCE.as_secs()))
+            .cause(error)
+            .hint("give the machine a network with DHCP or IPv6 router advertisements")
+    })?;
     log_network(log, &found);
     let metadata = match at_hand {
         Some(metadata) => metadata,

@@ -38,9 +38,12 @@ pub(super) fn mark(name: &str, value: &str) {
     let _ = write!(out, "\nPORTDISTRICT_{name}={value}\n").and_then(|()| out.flush());
 }
 
-/// Says why nothing can go on.
-pub(super) fn fail(why: &str, causes: &[String]) {
+/// Says why nothing can go on, and what to do if that is known.
+pub(super) fn fail(why: &str, causes: &[String], hint: Option<&str>) {
     let words = std::iter::once(why).chain(causes.iter().map(String::as_str)).collect::<Vec<_>>().join(": ");
     mark("FAILURE", &words);
+    if let Some(hint) = hint {
+        mark("HINT", hint);
+    }
     mark("STATE", State::Failed.as_str());
 }
