@@ -20,6 +20,7 @@ use crate::error::{Code, Error, Result};
 use arti_client::config::BoolOrAuto;
 use arti_client::{BootstrapBehavior, DataStream, ErrorKind, StreamPrefs, TorClient};
 use futures::StreamExt;
+use futures::future::select_ok;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -40,6 +41,9 @@ pub const ONION_PORT: u16 = 443;
 const STUCK: Duration = Duration::from_secs(25);
 /// How long a way to an onion service may take to come about: a descriptor, an introduction, a meeting.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// When a way has not come about for so long, a second one is tried beside it over other relays: an introduction that a dead
+/// circuit swallowed is otherwise waited for to the end. An ordinary way takes two to five seconds.
+const SECOND_WAY: Duration = Duration::from_secs(8);
 /// How long the end of Arti is waited for.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Ways in a row that did not come about, after which Arti is started anew.
@@ -231,12 +235,7 @@ impl Tor {
         if let Some(key) = discovery {
             self.remember_discovery(&client, onion, key)?;
         }
-        let mut prefs = StreamPrefs::new();
-        prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
-        // Also makes Arti fetch a fresh descriptor instead of trusting one that led nowhere.
-        prefs.new_isolation_group();
-        let connecting = client.connect_with_prefs((onion.to_string(), ONION_PORT), &prefs);
-        let error = match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
+        let error = match tokio::time::timeout(CONNECT_PATIENCE, two_ways(&client, onion)).await {
             Ok(Ok(stream)) => {
                 self.failures.store(0, Ordering::Relaxed);
                 self.note_skew(&stream).await;
@@ -289,6 +288,23 @@ impl Tor {
     pub fn places(&self) -> &Places {
         &self.places
     }
+}
+
+/// The first of two ways to come about; the second one sets out when the first takes long.
+async fn two_ways(client: &TorClient<Runtime>, onion: &OnionAddress) -> Result<DataStream, arti_client::Error> {
+    let mut first = Box::pin(way(client, onion));
+    match tokio::time::timeout(SECOND_WAY, &mut first).await {
+        Ok(outcome) => outcome,
+        Err(_) => select_ok([first, Box::pin(way(client, onion))]).await.map(|(stream, _)| stream),
+    }
+}
+
+async fn way(client: &TorClient<Runtime>, onion: &OnionAddress) -> Result<DataStream, arti_client::Error> {
+    let mut prefs = StreamPrefs::new();
+    prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
+    // Also makes Arti fetch a fresh descriptor instead of trusting one that led nowhere.
+    prefs.new_isolation_group();
+    client.connect_with_prefs((onion.to_string(), ONION_PORT), &prefs).await
 }
 
 /// Without anything that Arti would print of itself.
