@@ -170,13 +170,14 @@ pub(super) fn complaint(dir: &Path) -> (Vec<String>, Option<&'static str>) {
 }
 
 fn arguments(vm: &Vm) -> Vec<String> {
-    let cpu = if vm.accel == "kvm" { "host" } else { "max" };
+    // With a thread for each processor, emulation may show one of them a half patched instruction, which ends a kernel in panic.
+    let (cpu, accel) = if vm.accel == "kvm" { ("host", "kvm") } else { ("max", "tcg,thread=single") };
     let mut words: Vec<String> = Vec::new();
     let mut add = |some: &[&str]| words.extend(some.iter().map(|word| (*word).to_owned()));
     add(&["-name", &name(&vm.label), "-nodefaults", "-no-user-config", "-display", "none", "-pidfile", PID]);
     // What the guest might take over has no business with this computer.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", &format!("q35,accel={}", vm.accel), "-cpu", cpu, "-smp", &vm.cpus.to_string(), "-m", &vm.memory.to_string()]);
+    add(&["-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", &vm.cpus.to_string(), "-m", &vm.memory.to_string()]);
     let code = vm.firmware.display().to_string().replace(',', ",,");
     add(&["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}")]);
     add(&["-drive", &format!("if=pflash,unit=1,format=raw,file={VARS}")]);
