@@ -437,7 +437,8 @@ fn console_of(folder: &Path, more: &[&str], until: &[&str]) -> String {
     let disk = format!("if=none,id=disk,format=raw,readonly=on,file={}", image().join("disk.raw").display());
     let mut child = Command::new("qemu-system-x86_64")
         .current_dir(folder)
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-m", "256"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35", "-cpu", "max", "-m", "256"])
+        .args(["-accel", "tcg,thread=single"])
         .args(["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"])
         .args(["-drive", "if=pflash,unit=1,format=raw,file=vars.fd", "-serial", "file:console"])
         .args(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"])
