@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
@@ -101,7 +101,9 @@ impl Lab {
         self.stop();
         let path = self.folder.path().join("radvd.conf");
         std::fs::write(&path, config).unwrap();
-        let pid = self.folder.path().join("radvd.pid");
+        // One of its own: the helper of a predecessor may hold the lock on another for a moment longer.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let pid = self.folder.path().join(format!("radvd-{}.pid", STARTED.fetch_add(1, Ordering::Relaxed)));
         let arguments = ["-n", "-m", "stderr", "-C", path.to_str().unwrap(), "-p", pid.to_str().unwrap()];
         self.start("radvd", &arguments.map(String::from));
     }
