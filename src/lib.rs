@@ -18,6 +18,7 @@ pub mod machine;
 pub mod node;
 pub mod owner;
 pub mod progress;
+pub mod proof;
 pub mod resolve;
 pub mod session;
 pub mod token;

@@ -4,8 +4,9 @@ use super::Call;
 use super::blob;
 use super::complete;
 use super::output::{Look, View, fields, table, when};
+use crate::attest::Rung;
 use crate::config::{Label, parse_bytes, parse_rate, time};
-use crate::encoding::{base64, node_id};
+use crate::encoding::{base64, from_hex_array, node_id};
 use crate::error::{Code, Error, Result};
 use crate::exit::invite::Transports;
 use crate::exit::try_::{self, News};
@@ -17,6 +18,7 @@ use clap::{Subcommand, ValueEnum, ValueHint};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Lend an exit to a friend, or use one that was lent to you
@@ -122,6 +124,10 @@ pub(super) struct InviteArgs {
     /// Let only holders of a key find the onion service; the key is in the invite, and the machine learns it now
     #[arg(long)]
     restricted: bool,
+    /// What the machine must prove to the friend before anything passes: `image` for what it proved to you, or the digest of an
+    /// image or launch measurement in hex
+    #[arg(long, value_name = "image|HEX", value_hint = ValueHint::Other)]
+    prove: Option<String>,
     /// Print a QR code too
     #[arg(long)]
     qr: bool,
@@ -154,6 +160,9 @@ pub(super) struct TryArgs {
     /// Sessions kept beside each other, each over Tor circuits of its own
     #[arg(long, value_name = "COUNT", default_value_t = 1, hide_default_value = true, value_parser = circuits(), value_hint = ValueHint::Other)]
     circuits: u8,
+    /// Rules that the node's evidence must meet, beside what the invite demands
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    policy: Option<PathBuf>,
     /// Command to run through the exit
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
@@ -291,6 +300,7 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
         addresses: args.address,
         transports: args.transport.map(Transports::from),
         restricted: args.restricted,
+        evidence: args.prove.as_deref().map(evidence).transpose()?,
     };
     if request.restricted && cx.ledger()?.machine(&request.node)?.detail.contains_key(crate::owner::SEED) {
         call.out.say("This machine forgets discovery keys when it restarts; the friend then needs a new invite.");
@@ -343,7 +353,7 @@ fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event {
     Retry { wait_s: u64, message: String },
-    Connected { via: &'static str, address: String, node: String, proxy: SocketAddr, attestation: &'static str },
+    Connected { via: &'static str, address: String, node: String, proxy: SocketAddr, attestation: String, rung: &'static str },
     Healthy { round_trip_ms: u64 },
     Unhealthy { message: String },
     Outside { direct: Option<IpAddr>, tunnelled: Option<IpAddr> },
@@ -367,7 +377,8 @@ impl Event {
                 address: reached.via.address(),
                 node: node_id(node),
                 proxy: *proxy,
-                attestation: ATTESTATION,
+                attestation: reached.verdict.as_ref().map_or_else(|| ATTESTATION.to_owned(), |verdict| verdict.line()),
+                rung: reached.verdict.as_ref().map_or(Rung::PinnedKey, |verdict| verdict.rung).as_str(),
             },
             News::Health(Ok(time)) => Event::Healthy { round_trip_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) },
             News::Health(Err(error)) => Event::Unhealthy { message: error.message().to_owned() },
@@ -391,7 +402,7 @@ impl View for Event {
         let seen = |address: &Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         match self {
             Event::Retry { wait_s, message } => format!("Not reached: {message}; trying again in {wait_s} s"),
-            Event::Connected { via, address, node, proxy, attestation } => {
+            Event::Connected { via, address, node, proxy, attestation, .. } => {
                 format!("Exit: {}\nAttestation: {attestation}: {node}\nProxy: socks5h://{proxy} and http://{proxy}", place(via, address))
             }
             Event::Healthy { round_trip_ms } => format!("Health: bytes pass, round trip {round_trip_ms} ms"),
@@ -409,6 +420,19 @@ impl View for Event {
             }
         }
     }
+}
+
+/// What a friend may demand, as the owner names it.
+fn evidence(text: &str) -> Result<invite::Evidence> {
+    if text == "image" {
+        return Ok(invite::Evidence::Proved);
+    }
+    let image = from_hex_array::<32>(text).and_then(|digest| digest.first_chunk().copied());
+    let digest = image.or_else(|| from_hex_array::<48>(text).and_then(|digest| digest.first_chunk().copied()));
+    digest.map(invite::Evidence::Digest).ok_or_else(|| {
+        Error::new(Code::Usage, format!("{text:?} is neither `image` nor the digest of an image or a launch measurement"))
+            .hint("portdistrict exit invite … --prove image")
+    })
 }
 
 /// Where an exit was reached, and by which way.
@@ -455,6 +479,7 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
         circuits: usize::from(args.circuits),
         browser: args.browser,
         ip_check: args.ip_check,
+        policy: args.policy,
     };
     // A friend may have no home at all; then there are no settings either.
     let settings = match (invite.transport.onion, call.context()) {

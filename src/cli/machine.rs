@@ -32,6 +32,7 @@ pub(super) enum MachineCommand {
     Predict(super::image::PredictArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
+    Attest(super::attest::AttestArgs),
     Reconnect(ReconnectArgs),
     List(ListArgs),
     Show(ShowArgs),
@@ -155,13 +156,16 @@ impl VmArgs {
 
 /// Take possession of a machine and pin its key
 ///
-/// Nobody else can claim it afterwards. Claiming it again finds it again and changes nothing.
+/// A machine with a TPM proves first that it runs the image it was deployed with; nothing is handed to one that does not. Nobody
+/// else can claim it afterwards. Claiming it again finds it again and changes nothing.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  After a deploy:\n    portdistrict machine claim home")]
 pub(super) struct ClaimArgs {
     /// Machine to claim
     #[arg(value_name = "LABEL", add = complete::machines())]
     label: Label,
+    #[command(flatten)]
+    demand: super::attest::DemandArgs,
 }
 
 /// Find a machine again, for example after this computer was restarted
@@ -173,6 +177,8 @@ pub(super) struct ReconnectArgs {
     /// Machine to find
     #[arg(value_name = "LABEL", add = complete::machines())]
     label: Label,
+    #[command(flatten)]
+    demand: super::attest::DemandArgs,
 }
 
 /// List your machines
@@ -268,8 +274,9 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::Build(args) => super::image::run_build(call, args),
         MachineCommand::Predict(args) => super::image::run_predict(call, args),
         MachineCommand::Deploy(args) => deploy(call, args),
-        MachineCommand::Claim(args) => claim(call, &args.label),
-        MachineCommand::Reconnect(args) => reconnect(call, &args.label),
+        MachineCommand::Claim(args) => claim(call, args),
+        MachineCommand::Attest(args) => super::attest::run(call, args),
+        MachineCommand::Reconnect(args) => reconnect(call, args),
         MachineCommand::List(_) => list(call),
         MachineCommand::Show(args) => show(call, &args.label),
         MachineCommand::Logs(args) => logs(call, &args),
@@ -368,7 +375,9 @@ struct Owned {
     node: String,
     version: String,
     seed_source: String,
-    attestation: &'static str,
+    attestation: String,
+    /// How far up the ladder of proof.
+    rung: &'static str,
     /// It was ours before.
     again: bool,
 }
@@ -380,15 +389,21 @@ impl View for Owned {
             ("node", self.node.clone()),
             ("version", clean(&self.version)),
             ("seed", self.seed_source.clone()),
-            ("attestation", self.attestation.to_owned()),
+            ("attestation", self.attestation.clone()),
         ])
     }
 }
 
-fn claim(call: &Call, label: &Label) -> Result<()> {
+fn claim(call: &Call, args: ClaimArgs) -> Result<()> {
     let cx = call.context()?;
     let progress = call.out.progress();
-    let outcome = call.block_on(machine::claim(&cx, label, &*progress))?;
+    let (label, demand) = (&args.label, args.demand.demand()?);
+    let outcome = call.block_on(machine::claim(&cx, label, &demand, &*progress))?;
+    if outcome.claimed.discovered {
+        for line in machine::attest::to_record(&outcome.claimed.verdict) {
+            call.out.say(format!("Accepted as found, on first use. To demand it from now on, write into a policy: {line}"));
+        }
+    }
     call.out.say(match outcome.claimed.again {
         true => format!("It was yours already. Next: portdistrict machine show {label}"),
         false => format!("It is yours. Next: portdistrict exit invite --node {label} --for FRIEND"),
@@ -398,15 +413,17 @@ fn claim(call: &Call, label: &Label) -> Result<()> {
         node: node_id(&outcome.claimed.node),
         version: outcome.claimed.offer.version,
         seed_source: outcome.claimed.offer.seed_source,
-        attestation: "none, key pinned on first use",
+        attestation: outcome.claimed.verdict.line(),
+        rung: outcome.claimed.verdict.rung.as_str(),
         again: outcome.claimed.again,
     })
 }
 
-fn reconnect(call: &Call, label: &Label) -> Result<()> {
+fn reconnect(call: &Call, args: ReconnectArgs) -> Result<()> {
     let cx = call.context()?;
     let progress = call.out.progress();
-    let found = call.block_on(machine::reconnect(&cx, label, &*progress))?;
+    let (label, demand) = (&args.label, args.demand.demand()?);
+    let found = call.block_on(machine::reconnect(&cx, label, &demand, &*progress))?;
     call.out.say(if found.started { "It was not running; it is now." } else { "It is running." });
     let seen = call.block_on(async { Ok(machine::look(&cx, cx.ledger()?.machine(label)?).await) })?;
     call.out.show(&Sight::of(&cx, seen)?)

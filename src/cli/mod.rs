@@ -3,6 +3,7 @@
 //! Typed first, opened later: parsing touches no file of the home, so `--help`, `completions` and `man` work when everything
 //! else is broken.
 
+mod attest;
 mod blob;
 mod complete;
 mod demo;

@@ -2,11 +2,12 @@
 
 use super::Call;
 use super::output::{Look, View, clean, count, fields, table, when};
+use crate::attest::Rung;
 use crate::config::{Label, bytes, time};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
-use crate::ledger::{B64, GrantRow, MachineState};
+use crate::ledger::{B64, GrantRow, MachineState, Proof};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
@@ -27,6 +28,8 @@ pub(super) struct Sight {
     /// The id of the node's key.
     pub(super) node: Option<String>,
     attestation: Option<String>,
+    /// What the last verification of its evidence came to.
+    proof: Option<Proof>,
     seed_source: Option<String>,
     folder: Option<String>,
     /// The node's process, if it is one on this computer and runs.
@@ -83,12 +86,23 @@ pub(super) struct Use {
     last_reuse: Option<u64>,
 }
 
+/// The last verdict in one line, as [`crate::attest::Verdict::line`] says it of one that was just made.
+fn attestation(proof: &Proof) -> String {
+    let rung = proof.rung.parse::<Rung>().unwrap_or_default().title();
+    match (proof.kind.as_str(), proof.outcome.as_str()) {
+        ("none", "unverified") => format!("none, {rung}"),
+        (_, "verified") => format!("{rung} (verified)"),
+        (_, outcome) => format!("{outcome}: {}; {rung}", proof.reason.as_deref().unwrap_or_default()),
+    }
+}
+
 impl Sight {
     /// Brings together what the ledger, the provider and the node say.
     pub(super) fn of(cx: &Context, seen: Seen) -> Result<Sight> {
         let grants = cx.ledger()?.grants()?;
         let Seen { machine, power, pid, live } = seen;
         let claimed = machine.state == MachineState::Claimed;
+        let proof = machine.node_key.map(|B64(key)| cx.ledger()?.proof(&key)).transpose()?.flatten();
         let state = match (power, &live) {
             (Power::Gone, _) => "gone",
             (Power::Off, _) => "stopped",
@@ -110,9 +124,8 @@ impl Sight {
             state,
             address: machine.address,
             node: machine.node_key.map(|B64(key)| node_id(&key)),
-            attestation: machine
-                .evidence
-                .map(|evidence| if evidence == "none" { "none, key pinned on first use".to_owned() } else { evidence }),
+            attestation: proof.as_ref().map(attestation).or(machine.evidence),
+            proof,
             seed_source: machine.seed_source,
             folder: machine.dir,
             pid,

@@ -5,7 +5,7 @@ pub mod cbor;
 pub mod json;
 pub mod onion;
 
-use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 
 /// Base64url without padding, the one base64 alphabet of this program (PD-ID4).
 pub fn base64(bytes: &[u8]) -> String {
@@ -25,6 +25,11 @@ pub fn from_base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
 /// Lower-case hex, for digests of measured things.
 pub fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
+}
+
+/// Reads hexadecimal, of either case, of exactly `N` bytes.
+pub fn from_hex_array<const N: usize>(text: &str) -> Option<[u8; N]> {
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// Upper-case base32 without padding, for node ids.

@@ -9,6 +9,7 @@ use crate::keyring::Keyring;
 use crate::ledger::kinds::{Blob, ExitAccepted, ExitForgotten, NodePinned};
 use crate::ledger::{B64, Exit};
 use crate::progress::Progress;
+use crate::proof::Terms;
 use crate::session::Hello;
 use crate::token::{Invite, Mode, SignedGrant};
 use crate::tor::Tor;
@@ -115,14 +116,12 @@ fn free_name(cx: &Context, invite: &Invite, wanted: Option<&Label>) -> Result<La
 pub fn way(exit: &Exit, keyring: &Keyring, tor: &Arc<Tor>) -> Result<Way> {
     let unreadable =
         || Error::new(Code::Ledger, format!("what is recorded of exit `{}` cannot be read", exit.name)).hint("portdistrict ledger verify");
-    let open = |sealed: &B64<32>| -> Result<_> {
-        let grant = SignedGrant::decode(&exit.signed).map_err(|_| unreadable())?;
-        Ok(keyring.seal_discovery(&grant.grant().id, &sealed.0))
-    };
+    let signed = SignedGrant::decode(&exit.signed).map_err(|_| unreadable())?;
+    let open = |sealed: &B64<32>| keyring.seal_discovery(&signed.grant().id, &sealed.0);
     let onion = match &exit.onion {
         Some(address) => Some(Hidden {
             address: address.parse().map_err(|_| unreadable())?,
-            discovery: exit.discovery.as_ref().map(open).transpose()?,
+            discovery: exit.discovery.as_ref().map(open),
             tor: tor.clone(),
         }),
         None => None,
@@ -138,6 +137,7 @@ pub fn way(exit: &Exit, keyring: &Keyring, tor: &Arc<Tor>) -> Result<Way> {
             bind: Some(keyring.client_noise_public()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
+        proof: Terms::demanded(signed.grant().evidence, None)?,
     })
 }
 

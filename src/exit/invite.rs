@@ -1,8 +1,11 @@
 //! The operator's act: decides what a friend may do, records it, and makes the line that says so.
 
+use crate::attest::Outcome;
+use crate::attest::judge::demands;
 use crate::config::Label;
 use crate::context::Context;
 use crate::encoding::cbor::Map;
+use crate::encoding::from_hex_array;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Blob, GrantIssued, GrantLimits};
 use crate::ledger::{B64, Machine, MachineState};
@@ -42,6 +45,17 @@ pub struct Request {
     pub transports: Option<Transports>,
     /// Let nobody find the onion service who has not got a discovery key; this invite carries one.
     pub restricted: bool,
+    /// What the node must prove to the friend before anything passes.
+    pub evidence: Option<Evidence>,
+}
+
+/// What a friend demands of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The image that the machine proved to its owner, on that very TPM where no other vouches for it.
+    Proved,
+    /// An image or a launch measurement, by the first 20 bytes of its digest.
+    Digest([u8; 20]),
 }
 
 /// By which ways a friend may come.
@@ -88,7 +102,8 @@ pub async fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<In
         );
     }
     let secret = Secret16::random();
-    let grant = grant(cx, request, node, secret.subject())?;
+    let evidence = request.evidence.map(|evidence| demanded(cx, &request.node, node, evidence)).transpose()?;
+    let grant = grant(cx, request, node, secret.subject(), evidence)?;
     let (id, expires) = (grant.grant().id, grant.grant().expires);
     let discovery = Discovery { grant: id, key: secret.discovery(), expires };
     let invite = Invite { transport: transport.clone(), node, grant, secret: Some(secret), name: Some(request.node.clone()) };
@@ -168,7 +183,22 @@ fn onion(machine: &Machine, restricted: bool) -> Result<Option<Onion>> {
     Ok(Some(Onion { address, restricted }))
 }
 
-fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32]) -> Result<SignedGrant> {
+/// The digest that the friend's side looks for.
+fn demanded(cx: &Context, label: &Label, node: [u8; 32], evidence: Evidence) -> Result<[u8; 20]> {
+    if let Evidence::Digest(digest) = evidence {
+        return Ok(digest);
+    }
+    let proof = cx.ledger()?.proof(&node)?.filter(|proof| proof.outcome == Outcome::Verified.as_str());
+    let image = proof.as_ref().and_then(|proof| from_hex_array(proof.image.as_deref()?));
+    let (Some(proof), Some(image)) = (proof, image) else {
+        return Err(Error::new(Code::Precondition, format!("machine `{label}` has not proved which image it runs"))
+            .hint(format!("portdistrict machine attest {label}")));
+    };
+    let endorsement = proof.endorsement.as_deref().and_then(|text| data_encoding::HEXLOWER.decode(text.as_bytes()).ok());
+    Ok(demands(&image, endorsement.as_deref()))
+}
+
+fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32], evidence: Option<[u8; 20]>) -> Result<SignedGrant> {
     let (keyring, now) = (cx.keyring()?, cx.now());
     let grant = Grant {
         id: Grant::random_id(),
@@ -179,7 +209,7 @@ fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32]) -> 
         expires: now + request.lifetime.as_secs().max(1),
         limits: request.limits,
         egress: request.egress.clone(),
-        evidence: None,
+        evidence,
         mode: request.mode,
         role: Role::Exit,
         reserved: Map::new(),

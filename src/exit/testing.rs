@@ -69,6 +69,7 @@ impl FakeNode {
             node: crate::keyring::x25519_public(&NODE),
             secret: Zeroizing::new(CLIENT),
             hello: Hello { grant: Vec::new(), bind: None, version: "test".to_owned() },
+            proof: None,
         }
     }
 }
@@ -184,6 +185,7 @@ pub(super) fn request(node: &str, name: &str) -> super::invite::Request {
         addresses: Vec::new(),
         transports: None,
         restricted: false,
+        evidence: None,
     }
 }
 

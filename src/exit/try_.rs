@@ -12,6 +12,7 @@ use super::way::{Failure, Hidden, Reached, Way};
 use crate::config::fs::ensure_private_dir;
 use crate::error::{Code, Error, Result};
 use crate::progress::Progress;
+use crate::proof::Terms;
 use crate::session::Hello;
 use crate::token::Invite;
 use crate::tor::{self, Places, Tor};
@@ -40,6 +41,8 @@ pub struct Request {
     pub browser: bool,
     /// Ask this service for the address that the world sees.
     pub ip_check: Option<String>,
+    /// Rules that the node's evidence must meet, beside what the invite demands.
+    pub policy: Option<PathBuf>,
 }
 
 /// What happens, for whoever shows it.
@@ -90,6 +93,7 @@ pub fn way(invite: &Invite, tor: &Arc<Tor>) -> Result<Way> {
         node: invite.node,
         secret: secret.subject_secret(),
         hello: Hello { grant: invite.grant.encode(), bind: None, version: env!("CARGO_PKG_VERSION").to_owned() },
+        proof: Terms::demanded(invite.grant.grant().evidence, None)?,
     })
 }
 
@@ -128,7 +132,10 @@ fn scratch_folder() -> Result<PathBuf> {
 /// Runs a try to its end; the status is the command's. Without a command it goes on until it is dropped or refused.
 pub async fn run(invite: &Invite, request: &Request, settings: tor::Settings, progress: &dyn Progress, tell: Tell<'_>) -> Result<u8> {
     let throwaway = Throwaway::new(invite, settings)?;
-    let way = way(invite, &throwaway.tor)?;
+    let mut way = way(invite, &throwaway.tor)?;
+    if let Some(policy) = &request.policy {
+        way.proof = Terms::demanded(invite.grant.grant().evidence, Some(policy))?;
+    }
     let proxy = Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, request.port)))?;
     let address = proxy.address();
     let (command, scratch) = if request.browser {

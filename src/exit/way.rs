@@ -1,9 +1,11 @@
 //! The way to a node: its addresses, its onion service and its key, and with what we present ourselves.
 
+use crate::attest::{Outcome, Verdict};
 use crate::config::time::now_s;
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error};
 use crate::progress::{Progress, Step};
+use crate::proof::{self, Terms};
 use crate::resolve::socket_addresses;
 use crate::session::{ConnectError, Hello, Session, Welcome, connect};
 use crate::tor::{Stage, Tor};
@@ -38,6 +40,8 @@ pub struct Way {
     pub secret: Zeroizing<[u8; 32]>,
     /// What message 1 carries.
     pub hello: Hello,
+    /// What the node must prove before anything else passes; nothing unless the grant or a policy demands it.
+    pub proof: Option<Arc<Terms>>,
 }
 
 /// The way over Tor.
@@ -96,6 +100,8 @@ pub struct Reached {
     pub welcome: Welcome,
     /// What answered.
     pub via: Via,
+    /// What it proved, where that was demanded.
+    pub verdict: Option<Arc<Verdict>>,
 }
 
 /// Why a node was not reached.
@@ -119,8 +125,38 @@ impl Failure {
 }
 
 impl Way {
-    /// Tries the addresses in order, then the onion service, and opens a session over the first that answers.
+    /// Tries the addresses in order, then the onion service, and opens a session over the first that answers. A node that must
+    /// prove itself has done so when this returns.
     pub async fn reach(&self) -> Result<Reached, Failure> {
+        let mut reached = self.connect().await?;
+        reached.verdict = self.proved(&reached.session).await?;
+        Ok(reached)
+    }
+
+    /// Has the node prove what is demanded of it. Whoever does not is not spoken to any further.
+    async fn proved(&self, session: &Session) -> Result<Option<Arc<Verdict>>, Failure> {
+        let Some(terms) = &self.proof else { return Ok(None) };
+        let asked = proof::ask(session, self.node, terms).await.map_err(|error| {
+            let away = Error::new(Code::Unreachable, format!("exit `{}` did not answer when asked for its evidence", self.name));
+            Failure::Unreachable(away.because(error.to_string()).hint("try again in a moment"))
+        });
+        let outcome = asked.and_then(|(verdict, _)| match verdict.outcome {
+            Outcome::Verified => Ok(Some(Arc::new(verdict))),
+            Outcome::Refused | Outcome::Unverified => Err(Failure::Stuck(self.unproved(&verdict))),
+        });
+        if outcome.is_err() {
+            session.close();
+        }
+        outcome
+    }
+
+    fn unproved(&self, verdict: &Verdict) -> Error {
+        let error = Error::new(Code::Refused, format!("exit `{}` does not prove what is demanded of it; nothing was sent", self.name));
+        let error = verdict.faults.iter().fold(error, |error, fault| error.because(fault.to_string()));
+        error.hint("ask its owner: the machine behind the invite is not the one that was promised, or it was rebuilt")
+    }
+
+    async fn connect(&self) -> Result<Reached, Failure> {
         let Some(hidden) = &self.onion else { return self.reach_directly().await };
         if self.addresses.is_empty() {
             return self.reach_over_tor(hidden).await;
@@ -229,7 +265,7 @@ impl Way {
             _ => Failure::Stuck(error),
         })?;
         match connect(stream, &self.secret, &self.node, self.hello.clone(), now_s()).await {
-            Ok((session, welcome)) => Ok(Reached { session, welcome, via: Via::Tor(hidden.address) }),
+            Ok((session, welcome)) => Ok(Reached { session, welcome, via: Via::Tor(hidden.address), verdict: None }),
             Err(ConnectError::Refused { code, text }) => Err(self.refused(code, &text)),
             Err(error) => {
                 let away = Error::new(Code::Unreachable, format!("exit `{}` does not answer over Tor", self.name));
@@ -266,7 +302,7 @@ impl Way {
         let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| timed_out())??;
         tcp.set_nodelay(true)?;
         let (session, welcome) = connect(tcp, &self.secret, &self.node, self.hello.clone(), now_s()).await?;
-        Ok(Reached { session, welcome, via: Via::Direct(address) })
+        Ok(Reached { session, welcome, via: Via::Direct(address), verdict: None })
     }
 
     fn explain(&self, address: SocketAddr, error: &ConnectError) -> String {

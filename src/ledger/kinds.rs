@@ -209,6 +209,37 @@ kinds! {
         name: Label,
     }
 
+    /// What a node showed was verified, with this result. Trust and reputation are read from these alone.
+    EvidenceJudged = "evidence.judged" {
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// What it is called here: a machine or an exit.
+        name: Label,
+        /// `verified`, `refused` or `unverified`.
+        outcome: String,
+        /// The rung of the ladder of proof.
+        rung: String,
+        /// On what it rests: `none`, `snp`, `tpm`, `snp+tpm`.
+        evidence_kind: String,
+        /// Why it is not verified.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// SHA-256 of the evidence, hex.
+        evidence: String,
+        /// The image that was proved (Authenticode digest of its boot program, hex).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+        /// The launch measurement in a genuine report, hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measurement: Option<String>,
+        /// The name of the TPM's endorsement key, hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endorsement: Option<String>,
+        /// Whether its image or measurement was accepted as found, on first use.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        discovered: bool,
+    }
+
     /// A node's key was seen for the first time and is expected from now on.
     NodePinned = "node.pinned" {
         /// `host:port` where it was seen.

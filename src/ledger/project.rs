@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 6] = ["heads", "machines", "grants", "reuses", "exits", "pins"];
+pub(super) const TABLES: [&str; 8] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "points"];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -32,6 +32,14 @@ CREATE TABLE reuses (
 CREATE TABLE exits (
   name TEXT PRIMARY KEY, transport TEXT NOT NULL, addresses TEXT NOT NULL, node_key TEXT NOT NULL, signed BLOB NOT NULL,
   bound INTEGER NOT NULL, expires INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, span TEXT NOT NULL, onion TEXT, discovery TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE proofs (
+  node_key TEXT PRIMARY KEY, name TEXT NOT NULL, outcome TEXT NOT NULL, rung TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT,
+  evidence TEXT NOT NULL, image TEXT, measurement TEXT, endorsement TEXT, discovered INTEGER NOT NULL, judged_ms INTEGER NOT NULL,
+  span TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE points (
+  node_key TEXT NOT NULL, event TEXT NOT NULL, ms INTEGER NOT NULL, span TEXT NOT NULL, PRIMARY KEY (node_key, event)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
@@ -111,6 +119,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::GrantReused::KIND => at.with(&span.body, At::reused),
         kinds::ExitAccepted::KIND => at.with(&span.body, At::accepted),
         kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
+        kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
         _ => Ok(()),
     }
@@ -239,6 +248,39 @@ impl At<'_> {
 
     fn forgotten(&self, body: &kinds::ExitForgotten) -> rusqlite::Result<()> {
         run(self.conn, "DELETE FROM exits WHERE name = ?1", params![body.name.as_str()])
+    }
+
+    fn judged(&self, body: &kinds::EvidenceJudged) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR REPLACE INTO proofs
+             (node_key, name, outcome, rung, kind, reason, evidence, image, measurement, endorsement, discovered, judged_ms, span)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            params![
+                body.node_key.to_string(),
+                body.name.as_str(),
+                body.outcome,
+                body.rung,
+                body.evidence_kind,
+                body.reason,
+                body.evidence,
+                body.image,
+                body.measurement,
+                body.endorsement,
+                body.discovered,
+                self.ms,
+                self.id,
+            ],
+        )?;
+        if body.outcome != "verified" {
+            return Ok(());
+        }
+        // A point for what is proved for the first time: the same again earns nothing, however often it is looked at (TG7).
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO points (node_key, event, ms, span) VALUES (?1, ?2, ?3, ?4)",
+            params![body.node_key.to_string(), body.rung, self.ms, self.id],
+        )
     }
 
     fn pinned(&self, body: &kinds::NodePinned) -> rusqlite::Result<()> {

@@ -54,6 +54,33 @@ pub struct Machine {
     pub span: SpanId,
 }
 
+/// What the last verification of a node's evidence came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proof {
+    /// `verified`, `refused` or `unverified`.
+    pub outcome: String,
+    /// The rung of the ladder of proof.
+    pub rung: String,
+    /// On what it rests: `none`, `snp`, `tpm`, `snp+tpm`.
+    pub kind: String,
+    /// Why it was not verified.
+    pub reason: Option<String>,
+    /// SHA-256 of the evidence, hex.
+    pub evidence: String,
+    /// The image that was proved, hex.
+    pub image: Option<String>,
+    /// The launch measurement, hex.
+    pub measurement: Option<String>,
+    /// The name of the TPM's endorsement key, hex.
+    pub endorsement: Option<String>,
+    /// Whether it was accepted as found, on first use.
+    pub discovered: bool,
+    /// When, Unix milliseconds.
+    pub judged_ms: u64,
+    /// Rungs that this node has ever proved: its reputation.
+    pub points: u64,
+}
+
 /// When and why a grant was taken back.
 #[derive(Clone, Debug, Serialize)]
 pub struct Revoked {
@@ -192,6 +219,14 @@ impl Ledger {
         found.into_iter().next().ok_or_else(|| not_found("exit", name.as_str(), "portdistrict exit list"))
     }
 
+    /// What the last verification of a node came to.
+    pub fn proof(&self, node: &[u8; 32]) -> Result<Option<Proof>> {
+        let sql = "SELECT outcome, rung, kind, reason, evidence, image, measurement, endorsement, discovered, judged_ms,
+                   (SELECT count(*) FROM points WHERE points.node_key = proofs.node_key) FROM proofs WHERE node_key = ?1";
+        let found = self.rows(sql, [B64(*node).to_string()], proof)?;
+        Ok(found.into_iter().next())
+    }
+
     /// The node key that was pinned at an address.
     pub fn pinned(&self, address: &str) -> Result<Option<B64<32>>> {
         let found = self.rows("SELECT node_key FROM pins WHERE address = ?1", [address], |row| parsed(row, 0))?;
@@ -222,6 +257,22 @@ impl Ledger {
         let answer = || conn.prepare_cached(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
         answer().map_err(|error| store::failed(self.path(), "read", error))
     }
+}
+
+fn proof(row: &Row<'_>) -> rusqlite::Result<Proof> {
+    Ok(Proof {
+        outcome: row.get(0)?,
+        rung: row.get(1)?,
+        kind: row.get(2)?,
+        reason: row.get(3)?,
+        evidence: row.get(4)?,
+        image: row.get(5)?,
+        measurement: row.get(6)?,
+        endorsement: row.get(7)?,
+        discovered: row.get(8)?,
+        judged_ms: uint(row, 9)?,
+        points: uint(row, 10)?,
+    })
 }
 
 fn not_found(noun: &str, name: &str, list: &str) -> Error {

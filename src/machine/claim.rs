@@ -1,11 +1,14 @@
 //! Taking possession of a node: the bootstrap conversation of `docs/protocol.md`, on the operator's side.
 
+use crate::attest::judge::{Answer, Asked};
+use crate::attest::{Outcome, Verdict};
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, Purpose, Seed, sign, x25519_public};
 use crate::owner::dial;
 use crate::progress::Progress;
-use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
+use crate::proof::{self, Terms};
+use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
 use crate::session::{self, ConnectError, CoverKey, Pipe};
 use std::io;
 
@@ -18,6 +21,24 @@ pub struct Claimed {
     pub offer: Offer,
     /// Whether it was this owner's before.
     pub again: bool,
+    /// What it proved before anything was handed over.
+    pub verdict: Verdict,
+    /// Whether what was found was accepted for right.
+    pub discovered: bool,
+}
+
+/// Why a claim came to nothing.
+pub enum Failure {
+    /// The node does not prove what is demanded; it has this key.
+    Unproved([u8; 32], Box<Verdict>),
+    /// Anything else.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
 }
 
 /// Where a machine is, and what it takes to claim it.
@@ -32,8 +53,15 @@ pub struct Target<'a> {
     pub seed: Option<&'a Seed>,
 }
 
-/// Proves to a node that we are its owner, hands over its seed if it needs one, and learns its key.
-pub async fn claim(target: &Target<'_>, keyring: &Keyring, progress: &dyn Progress) -> Result<Claimed> {
+/// Has a node prove what the terms demand; then proves to it that we are its owner, hands over its seed if it needs one, and
+/// learns its key.
+pub async fn claim(
+    target: &Target<'_>,
+    terms: Terms,
+    discover: bool,
+    keyring: &Keyring,
+    progress: &dyn Progress,
+) -> Result<Claimed, Failure> {
     let (address, cover, label) = (target.address, target.cover, target.label);
     let step = progress.step("connect to the node");
     let stream = dial(address, label).await?;
@@ -41,33 +69,59 @@ pub async fn claim(target: &Target<'_>, keyring: &Keyring, progress: &dyn Progre
     let mut pipe = pipe.map_err(|error| no_bootstrap(error, label, address))?;
     step.done();
 
+    let step = progress.step("verify its evidence");
+    let (offer, verdict, discovered) = question(&mut pipe, target, terms, discover).await?;
+    if verdict.outcome == Outcome::Refused {
+        return Err(Failure::Unproved(pipe.remote, Box::new(verdict)));
+    }
+    step.done();
+
     let step = progress.step("prove ownership");
-    let (offer, reply) = converse(&mut pipe, target, keyring).await?;
+    let reply = converse(&mut pipe, target, &offer, keyring).await?;
     // With the seed the node's key is ours to know; without it we learn it now.
     let node = target.seed.map_or(pipe.remote, |seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
-    let claimed = Claimed { node, offer, again: reply == ClaimReply::Reconnected };
+    let claimed = Claimed { node, offer, again: reply == ClaimReply::Reconnected, verdict, discovered };
 
     // The node has written its owner down before it answered; how the connection ends no longer matters.
     let _ = pipe.close().await;
     if let ClaimReply::Refused(refusal) = reply {
-        return Err(refused(refusal, label));
+        return Err(refused(refusal, label).into());
     }
     step.done();
     Ok(claimed)
 }
 
-/// Challenge, offer, claim, reply.
-async fn converse(pipe: &mut Pipe, target: &Target<'_>, keyring: &Keyring) -> Result<(Offer, ClaimReply)> {
+/// Challenge and offer, and a challenge to the TPM that the offer shows.
+async fn question(pipe: &mut Pipe, target: &Target<'_>, mut terms: Terms, discover: bool) -> Result<(Offer, Verdict, bool)> {
     let label = target.label;
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
-    let lost = |error: io::Error| {
-        Error::new(Code::Unreachable, format!("the connection to `{label}` broke during the claim"))
-            .cause(error)
-            .hint(format!("portdistrict machine claim {label}"))
-    };
+    let lost = |error| lost(label, error);
     pipe.send(&Challenge { nonce }.encode()).await.map_err(lost)?;
     let offer: Offer = read(&pipe.recv(Offer::LIMIT).await.map_err(lost)?, label)?;
+    let shown = offer.evidence.as_deref();
+    let answer = match proof::challenge(shown) {
+        None => Answer::NotAsked,
+        Some((challenge, activation)) => {
+            pipe.send(&Turn::Activate(activation).encode()).await.map_err(lost)?;
+            let activated: Activated = read(&pipe.recv(Activated::LIMIT).await.map_err(lost)?, label)?;
+            challenge.answered(&activated.secret)
+        }
+    };
+    let (verdict, discovered) = super::attest::judge(&mut terms, discover, shown, Asked::Nonce(pipe.remote, nonce), &answer);
+    Ok((offer, verdict, discovered))
+}
+
+fn lost(label: &Label, error: io::Error) -> Error {
+    Error::new(Code::Unreachable, format!("the connection to `{label}` broke during the claim"))
+        .cause(error)
+        .hint(format!("portdistrict machine claim {label}"))
+}
+
+/// Claim and reply.
+async fn converse(pipe: &mut Pipe, target: &Target<'_>, offer: &Offer, keyring: &Keyring) -> Result<ClaimReply> {
+    let label = target.label;
+    let lost = |error| lost(label, error);
     if offer.label != label.as_str() {
         return Err(Error::new(Code::Refused, format!("the node there is called `{}`, not `{label}`; nothing was claimed", offer.label))
             .hint("portdistrict machine list"));
@@ -81,9 +135,8 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, keyring: &Keyring) -> Re
     }
     let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
     let claim = Claim { owner: keyring.identity_public(), signature, seed };
-    pipe.send(&claim.encode()).await.map_err(lost)?;
-    let reply = read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)?;
-    Ok((offer, reply))
+    pipe.send(&Turn::Claim(claim).encode()).await.map_err(lost)?;
+    read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)
 }
 
 /// Whoever answers there does with its seed what the machine that was deployed would not.

@@ -3,8 +3,9 @@
 use super::check::Check;
 use super::folder::Folder;
 use super::process::Process;
-use super::provider::{Deployed, Job, LineSink, Onions, Plan, Power, Provider, Site};
+use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power, Provider, Site};
 use super::{service, tail};
+use crate::attest::Rung;
 use crate::config::fs::{check_private_dir, shell_quote, write_private};
 use crate::encoding::base64;
 use crate::error::{Code, Doing, Error, Result};
@@ -127,7 +128,8 @@ impl Provider for Local {
             let ready = wait_ready(&site, unfinished.child.as_mut(), plan.tor.is_some(), step, progress).await?;
             unfinished.finish();
             let onion = ready.onion.map(|onion| Onions { address: onion.address, restricted: onion.restricted });
-            Ok(Deployed { dial: dial_address(listen).to_string(), addresses: addresses(plan, listen), onion })
+            let (dial, addresses) = (dial_address(listen).to_string(), addresses(plan, listen));
+            Ok(Deployed { dial, addresses, onion, image: None, demand: Rung::Nothing })
         })
     }
 
@@ -191,6 +193,10 @@ impl Provider for Local {
 
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()> {
         Box::pin(async move { tail::tail(&Files::of(&site.dir).log, lines, follow, sink).await })
+    }
+
+    fn expectation(&self, _: &Site) -> Result<Expectation> {
+        Ok(Expectation::default())
     }
 
     fn destroy<'a>(&'a self, site: &'a Site) -> Job<'a, ()> {

@@ -3,6 +3,7 @@
 //! A provider makes and removes the machine; everything that must be remembered is a span in the ledger. What is on the
 //! screen is no business of this module.
 
+pub mod attest;
 pub mod build;
 pub mod check;
 pub mod claim;
@@ -20,6 +21,7 @@ mod tools;
 pub use claim::Claimed;
 pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
+use crate::attest::Rung;
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::encoding::{base64, from_base64_array, node_id};
@@ -27,8 +29,9 @@ use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{self, Control, DIAL, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
+use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
 use crate::progress::Progress;
+use crate::proof;
 use crate::session::messages::{OnionState, OnionStatus, Status};
 use crate::tor;
 use check::Check;
@@ -161,6 +164,12 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
     let made = provider.deploy(&plan, progress).await?;
     detail.insert(DIAL.to_owned(), made.dial.into());
     detail.insert("addresses".to_owned(), made.addresses.clone().into());
+    if let Some(image) = made.image {
+        detail.insert(IMAGE.to_owned(), image.into());
+    }
+    if made.demand > Rung::Nothing {
+        detail.insert(DEMAND.to_owned(), made.demand.as_str().into());
+    }
     if let Some(onion) = made.onion {
         detail.insert(ONION.to_owned(), onion.address.to_string().into());
         detail.insert(ONION_RESTRICTED.to_owned(), onion.restricted.to_string().into());
@@ -190,8 +199,8 @@ pub struct ClaimOutcome {
     pub claimed: Claimed,
 }
 
-/// Takes possession of a machine and pins its key; a second time it finds the machine again.
-pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<ClaimOutcome> {
+/// Takes possession of a machine that proves what is demanded of it, and pins its key; a second time it finds the machine again.
+pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progress: &dyn Progress) -> Result<ClaimOutcome> {
     let machine = cx.ledger()?.machine(label)?;
     let cover = machine.cover.ok_or_else(|| {
         Error::new(Code::Precondition, format!("the bootstrap key of machine `{label}` is not known here"))
@@ -201,8 +210,7 @@ pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Resu
         provider.start(&site, progress).await?;
     }
     let seed = open_seed(cx, &machine)?;
-    let target = claim::Target { address: dial_address(&machine)?, cover: &cover.0, label, seed: seed.as_ref() };
-    let claimed = claim::claim(&target, cx.keyring()?, progress).await?;
+    let claimed = possess(cx, &machine, &cover, seed.as_ref(), demand, progress).await?;
     match machine.node_key {
         Some(B64(pinned)) if pinned != claimed.node => return Err(changed_key(label, &pinned, &claimed.node)),
         Some(_) => {
@@ -214,15 +222,39 @@ pub async fn claim(cx: &Context, label: &Label, progress: &dyn Progress) -> Resu
                 node_key: B64(claimed.node),
                 address: None,
                 seed_source: claimed.offer.seed_source.clone(),
-                evidence: "none".to_owned(),
+                evidence: claimed.verdict.kind.to_owned(),
             })?;
         }
     }
+    proof::record(cx, label, claimed.node, &claimed.verdict, claimed.discovered)?;
     let machine = cx.ledger()?.machine(label)?;
     if seed.is_some() {
         settle(cx, &machine, progress).await?;
     }
     Ok(ClaimOutcome { machine, claimed })
+}
+
+/// The conversation of a claim. What was not proved is recorded as refused, and nothing was handed over.
+async fn possess(
+    cx: &Context,
+    machine: &Machine,
+    cover: &B64<32>,
+    seed: Option<&Seed>,
+    demand: &attest::Demand,
+    progress: &dyn Progress,
+) -> Result<Claimed> {
+    let label = &machine.label;
+    let terms = attest::terms(cx, machine, demand)?;
+    let target = claim::Target { address: dial_address(machine)?, cover: &cover.0, label, seed };
+    match claim::claim(&target, terms, demand.discover, cx.keyring()?, progress).await {
+        Ok(claimed) => Ok(claimed),
+        Err(claim::Failure::Error(error)) => Err(error),
+        Err(claim::Failure::Unproved(node, verdict)) => {
+            proof::record(cx, label, node, &verdict, false)?;
+            let hint = format!("see why: portdistrict machine logs {label}; to start over: portdistrict machine destroy {label}");
+            Err(proof::refusal(label.as_str(), &verdict, hint))
+        }
+    }
 }
 
 /// A machine's seed as the ledger keeps it: 16 random bytes, then the seed sealed for them.
@@ -321,7 +353,7 @@ pub struct Reconnected {
 }
 
 /// Finds a claimed machine again, starts it if it does not run, and checks that it still holds the pinned key.
-pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<Reconnected> {
+pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, progress: &dyn Progress) -> Result<Reconnected> {
     let machine = cx.ledger()?.machine(label)?;
     let mut started = false;
     if let Some((provider, site)) = place(cx.paths(), &machine) {
@@ -333,11 +365,11 @@ pub async fn reconnect(cx: &Context, label: &Label, progress: &dyn Progress) -> 
     let status = match (open_seed(cx, &machine)?, machine.cover) {
         (Some(seed), Some(cover)) => {
             // It may have begun anew and forgotten everything: who owns it, and who it is.
-            let target = claim::Target { address: dial_address(&machine)?, cover: &cover.0, label, seed: Some(&seed) };
-            let claimed = claim::claim(&target, cx.keyring()?, progress).await?;
+            let claimed = possess(cx, &machine, &cover, Some(&seed), demand, progress).await?;
             if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
                 return Err(changed_key(label, &pinned, &claimed.node));
             }
+            proof::record(cx, label, claimed.node, &claimed.verdict, claimed.discovered)?;
             settle(cx, &machine, progress).await?
         }
         _ => {

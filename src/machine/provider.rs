@@ -1,9 +1,11 @@
 //! What a provider of machines must be able to do. Local processes are the first; emulated machines, SSH and clouds follow.
 
 use super::check::Check;
+use crate::attest::Rung;
 use crate::config::Label;
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
+use crate::image::Manifest;
 use crate::owner::metadata::OnFailure;
 use crate::progress::Progress;
 use std::fmt;
@@ -185,6 +187,19 @@ pub struct Deployed {
     pub addresses: Vec<String>,
     /// Its onion services, if it was to have any.
     pub onion: Option<Onions>,
+    /// The image that it boots (Authenticode digest of its boot program, hex).
+    pub image: Option<String>,
+    /// What its evidence must prove before anything is handed to it.
+    pub demand: Rung,
+}
+
+/// What a machine's evidence is compared with, as far as its provider knows.
+#[derive(Clone, Debug, Default)]
+pub struct Expectation {
+    /// The image that it was deployed with.
+    pub image: Option<Manifest>,
+    /// Root certificates of its TPM (PEM).
+    pub tpm_roots: Vec<Vec<u8>>,
 }
 
 /// How the machine is, as far as its provider can see from outside.
@@ -231,6 +246,8 @@ pub trait Provider {
     fn pid(&self, site: &Site) -> Option<i32>;
     /// The last `lines` lines of its node's log, then the following ones as they come if `follow` is set.
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()>;
+    /// What the machine's evidence is compared with.
+    fn expectation(&self, site: &Site) -> Result<Expectation>;
     /// Stops it and removes everything that deploy made.
     fn destroy<'a>(&'a self, site: &'a Site) -> Job<'a, ()>;
     /// What this provider needs, each found or missing; with a machine also how that one is.

@@ -5,22 +5,30 @@ use super::state::Claimed;
 use crate::config::time::now_s;
 use crate::keyring::{self, Seed};
 use crate::session::Pipe;
-use crate::session::messages::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, claim_payload};
+use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
+/// Challenges to the TPM in one conversation.
+const MAX_ACTIVATIONS: usize = 3;
 /// What an answer gets to leave in before the node begins anew.
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Speaks to whoever knows the bootstrap's cover key.
 pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
-    let _challenge = Challenge::decode(&pipe.recv(Challenge::LIMIT).await?).map_err(io::Error::other)?;
+    let challenge = Challenge::decode(&pipe.recv(Challenge::LIMIT).await?).map_err(io::Error::other)?;
+    let app_digest = core.app_digest().await;
+    let evidence = core.witness.answer(core.key, app_digest, challenge.nonce).await;
+    if let Err(error) = &evidence {
+        core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
+    }
     let offer = Offer {
-        // Evidence comes with images; a process on a host has none, and says so by its absence.
-        evidence: None,
-        app_digest: core.app_digest().await,
+        // A process on a host has none, and says so by its absence; so does hardware that fails.
+        evidence: evidence.ok().flatten(),
+        app_digest,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
         seed_source: core.config.seed_source().to_owned(),
@@ -28,7 +36,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         claimed: core.has_seed && core.gate.owner().is_some(),
     };
     pipe.send(&offer.encode()).await?;
-    let claim = Claim::decode(&pipe.recv(Claim::LIMIT).await?).map_err(io::Error::other)?;
+    let claim = turns(core, &mut pipe).await?;
     let reply = decide(core, &claim, &pipe.hash).await;
     let line = core.log.event("claim").with("owner", crate::encoding::base64(&claim.owner));
     match reply {
@@ -46,6 +54,23 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
     }
     pipe.send(&reply.encode()).await?;
     pipe.close().await
+}
+
+/// Opens the challenges to the TPM that come before the claim: one for each key that the operator may have to check.
+async fn turns(core: &Core, pipe: &mut Pipe) -> io::Result<Claim> {
+    for _ in 0..MAX_ACTIVATIONS {
+        match Turn::decode(&pipe.recv(Turn::LIMIT).await?).map_err(io::Error::other)? {
+            Turn::Claim(claim) => return Ok(claim),
+            Turn::Activate(activation) => {
+                let secret = core.witness.activate(activation).await.unwrap_or_else(|error| {
+                    core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
+                    Zeroizing::default()
+                });
+                pipe.send(&Activated { secret }.encode()).await?;
+            }
+        }
+    }
+    Err(io::Error::other("too many challenges and no claim"))
 }
 
 /// Accepts the owner fixed at deploy, or whoever comes first where that was asked for; afterwards only the owner.

@@ -7,8 +7,8 @@ use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
-    ControlRequest, Discovery, EvidenceReply, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply,
-    Reply, Revoked, Status, write_reply,
+    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_LOG_LINES,
+    Message, Nothing, PolicyReply, Reply, Revoked, Status, write_reply,
 };
 use crate::token::SignedRevocation;
 use crate::trust::Refusal;
@@ -27,7 +27,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
     };
     match request {
         ControlRequest::Status => send(stream, Reply::Done(status(core))).await,
-        ControlRequest::Evidence => evidence(core, stream).await,
+        ControlRequest::Evidence(nonce) => send(stream, show_evidence(core, nonce).await).await,
         ControlRequest::Revoke(list) => send(stream, revoke(core, &list).await).await,
         ControlRequest::Policy(rules) => send(stream, policy(core, rules).await).await,
         ControlRequest::Logs(logs) => send(stream, Reply::Done(read_log(core, logs).await)).await,
@@ -46,9 +46,32 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
     }
 }
 
-/// Answers a stream that asks for the evidence; open to every guest.
-pub(super) async fn evidence(core: &Core, stream: Stream) -> io::Result<()> {
-    send(stream, Reply::Done(EvidenceReply { evidence: None, app_digest: core.app_digest().await })).await
+/// Answers an evidence stream; open to every guest.
+pub(super) async fn evidence(core: &Core, request: &[u8], stream: Stream) -> io::Result<()> {
+    match EvidenceRequest::decode(request) {
+        Ok(EvidenceRequest::Show) => send(stream, show_evidence(core, None).await).await,
+        Ok(EvidenceRequest::Activate(activation)) => match core.witness.activate(activation).await {
+            Ok(secret) => send(stream, Reply::Done(Activated { secret })).await,
+            Err(error) => send(stream, failed_with::<Activated>(&error)).await,
+        },
+        Err(_) => send(stream, failed::<Nothing>("protocol", "this node does not know the request; update the older side")).await,
+    }
+}
+
+/// Fresh evidence for the owner's nonce; without one, what was made before.
+async fn show_evidence(core: &Core, nonce: Option<[u8; 32]>) -> Reply<EvidenceReply> {
+    let app_digest = core.app_digest().await;
+    let evidence = match nonce {
+        Some(nonce) => core.witness.answer(core.key, app_digest, nonce).await,
+        None => core.witness.cached(core.key, app_digest).await,
+    };
+    match evidence {
+        Ok(evidence) => Reply::Done(EvidenceReply { evidence, app_digest }),
+        Err(error) => {
+            core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
+            failed_with(&error)
+        }
+    }
 }
 
 /// Refuses a request of somebody who is not the owner.

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::egress::{Policy, Rule};
+use super::evidence::Witness;
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::Onion;
@@ -49,6 +50,8 @@ pub(super) struct Core {
     pub(super) flush: Notify,
     /// The onion service, if the node is one.
     pub(super) onion: Option<Onion>,
+    /// What the hardware of this machine says.
+    pub(super) witness: Arc<Witness>,
     start_over: AtomicBool,
     policy: RwLock<Arc<Policy>>,
     streams: AtomicUsize,
@@ -76,6 +79,7 @@ pub(super) struct Parts {
     pub(super) acceptor: Acceptor,
     pub(super) policy: Policy,
     pub(super) onion: Option<Onion>,
+    pub(super) witness: Arc<Witness>,
 }
 
 impl Core {
@@ -97,6 +101,7 @@ impl Core {
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
             onion: parts.onion,
+            witness: parts.witness,
             start_over: AtomicBool::new(false),
             policy: RwLock::new(Arc::new(parts.policy)),
             streams: AtomicUsize::new(0),

@@ -68,7 +68,7 @@ async fn serve_stream(guest: Arc<Guest>, mut stream: Stream) {
         (Kind::Exit, Role::Control) => answer(stream, ExitReply::NotAllowed).await,
         (Kind::Control, Role::Control) => control::serve(&guest.core, &request, stream).await,
         (Kind::Control, Role::Exit) => control::refuse(stream).await,
-        (Kind::Evidence, _) => control::evidence(&guest.core, stream).await,
+        (Kind::Evidence, _) => control::evidence(&guest.core, &request, stream).await,
         (Kind::Echo, _) => match guest.core.count_stream() {
             Some(_counted) => timeout(ECHO_TIMEOUT, echo(stream)).await.unwrap_or(Ok(())),
             None => Ok(()),

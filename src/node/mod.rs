@@ -7,8 +7,10 @@ pub mod config;
 mod control;
 mod core;
 pub mod egress;
+pub mod evidence;
 pub mod gate;
 mod guest;
+mod hardware;
 pub mod init;
 pub mod log;
 pub mod meter;
@@ -22,12 +24,14 @@ pub mod state;
 mod tests;
 
 pub use config::{Bounds, Config, write_cover_file};
+pub use evidence::Witness;
 pub use log::Log;
 pub use serve::Node;
 
 use crate::error::{Doing, Result};
 use crate::owner::ready::{self, Ready};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once friends can come
@@ -35,11 +39,11 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn run(config: &Path, on_ready: impl FnMut(&Ready)) -> Result<()> {
     let config = Config::read(config)?;
     let log = Log::to(std::io::stderr(), config.log_destinations);
-    run_with(&config, &log, on_ready)
+    run_with(&config, &log, &Witness::none(), on_ready)
 }
 
 /// The same, configured already.
-fn run_with(config: &Config, log: &Log, mut on_ready: impl FnMut(&Ready)) -> Result<()> {
+fn run_with(config: &Config, log: &Log, witness: &Arc<Witness>, mut on_ready: impl FnMut(&Ready)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("start", "the node's runtime")?;
     let _context = runtime.enter();
     // Before the port opens: a signal that comes early must not be lost.
@@ -53,7 +57,7 @@ fn run_with(config: &Config, log: &Log, mut on_ready: impl FnMut(&Ready)) -> Res
         }
     };
     loop {
-        let node = Node::start(config.clone(), log.clone())?;
+        let node = Node::start_on(config.clone(), log.clone(), witness.clone())?;
         let announce = async {
             node.reachable().await;
             let ready = node.ready();

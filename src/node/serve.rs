@@ -6,6 +6,7 @@
 use super::config::Config;
 use super::core::{Core, Parts, Phase};
 use super::egress::Policy;
+use super::evidence::Witness;
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::{self, Onion};
@@ -58,12 +59,17 @@ type Arrival = (std::net::TcpStream, SocketAddr, Slot);
 impl Node {
     /// Opens the state folder and the port; returns when connections are accepted.
     pub fn start(config: Config, log: Log) -> Result<Node> {
-        let sources = Sources::system(config.name_servers.clone());
-        Self::start_with(config, log, &sources)
+        Self::start_on(config, log, Witness::none())
     }
 
-    /// As [`Node::start`], with names from somewhere else than the system's files.
-    pub fn start_with(config: Config, log: Log, sources: &Sources) -> Result<Node> {
+    /// As [`Node::start`], on a machine whose hardware can speak for it.
+    pub fn start_on(config: Config, log: Log, witness: Arc<Witness>) -> Result<Node> {
+        let sources = Sources::system(config.name_servers.clone());
+        Self::start_with(config, log, &sources, witness)
+    }
+
+    /// The same, with names from somewhere else than the system's files.
+    pub fn start_with(config: Config, log: Log, sources: &Sources, witness: Arc<Witness>) -> Result<Node> {
         config.check()?;
         raise_descriptor_limit();
         let state = State::open_with(&config.state_dir, config.first_seed()?.as_ref())?;
@@ -86,7 +92,7 @@ impl Node {
         // Without the seed that the owner brings there is no address to publish.
         let has_seed = !config.seed_from_owner || gate.owner().is_some();
         let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
-        let core = Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, onion }));
+        let core = Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, onion, witness }));
         let shards = Shards::start(&core, sources)?;
         let onion = onion::start(&core, sources)?;
         let supervisor = {

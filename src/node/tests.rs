@@ -62,7 +62,7 @@ impl Place {
         self.node = None;
         let config = Config::read(&self.dir.path().join("node.toml")).unwrap();
         let sources = Sources { hosts: self.dir.path().join("hosts"), resolv_conf: self.dir.path().join("none"), fallback: Vec::new() };
-        self.node = Some(Node::start_with(config, Log::in_memory(), &sources).unwrap());
+        self.node = Some(Node::start_with(config, Log::in_memory(), &sources, Witness::none()).unwrap());
     }
 
     fn node(&self) -> &Node {

@@ -28,6 +28,11 @@ pub const ONION_RESTRICTED: &str = "onion_restricted";
 /// Name there of the sealed seed of a machine that keeps nothing itself: 16 bytes of id, 32 of seed, base64url.
 pub const SEED: &str = "seed";
 
+/// Name there of the image that the machine boots: Authenticode digest of its boot program, hex.
+pub const IMAGE: &str = "image";
+/// Name there of the rung that its evidence must reach before anything is handed over.
+pub const DEMAND: &str = "demand";
+
 /// A control session; it ends when this is dropped.
 pub struct Control(ControlClient);
 

@@ -54,9 +54,14 @@ impl ControlClient {
         self.ask(&ControlRequest::Status).await
     }
 
-    /// The node's evidence.
-    pub async fn evidence(&self) -> Result<EvidenceReply> {
-        self.ask(&ControlRequest::Evidence).await
+    /// Evidence that answers a nonce: made on the spot, by one call to the hardware.
+    pub async fn evidence(&self, nonce: [u8; 32]) -> Result<EvidenceReply> {
+        self.ask(&ControlRequest::Evidence(Some(nonce))).await
+    }
+
+    /// The session itself, for streams that are open to every guest.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Hands over signed revocations; live sessions of theirs end.

@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Names within the machine's folder.
 pub(super) const VM: &str = "vm.json";
@@ -21,9 +20,6 @@ pub(super) const VARS: &str = "vars.fd";
 pub(super) const SERIAL: &str = "serial.log";
 pub(super) const PID: &str = "qemu.pid";
 const SAID: &str = "qemu.out";
-const TPM: &str = "tpm";
-const TPM_SOCKET: &str = "tpm.sock";
-const TPM_SAID: &str = "tpm.out";
 
 /// Where distributions put UEFI firmware: code, and variables to begin with.
 const FIRMWARE: [(&str, &str); 5] = [
@@ -37,8 +33,6 @@ const FIRMWARE: [(&str, &str); 5] = [
 const MAX_FIRMWARE: usize = 64 * 1024 * 1024;
 /// Far above what the settings need.
 const MAX_VM: usize = 64 * 1024;
-/// How long a TPM may take to listen.
-const TPM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a machine was made, so that it can be started again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,7 +78,14 @@ impl Vm {
 pub(super) struct Tools {
     /// The emulator.
     pub(super) qemu: PathBuf,
-    swtpm: Option<PathBuf>,
+    tpm: Option<TpmTools>,
+}
+
+/// The programs that make and run a TPM.
+struct TpmTools {
+    swtpm: PathBuf,
+    setup: PathBuf,
+    localca: PathBuf,
 }
 
 impl Tools {
@@ -95,8 +96,29 @@ impl Tools {
                 Error::new(Code::Precondition, format!("{name} is not installed")).hint(format!("apt-get install {package}"))
             })
         };
-        let swtpm = if tpm { Some(need("swtpm", "swtpm")?) } else { None };
-        Ok(Tools { qemu: need("qemu-system-x86_64", "qemu-system-x86 ovmf")?, swtpm })
+        let tpm = tpm.then(|| {
+            Ok::<_, Error>(TpmTools {
+                swtpm: need("swtpm", "swtpm swtpm-tools")?,
+                setup: need("swtpm_setup", "swtpm-tools")?,
+                localca: need("swtpm_localca", "swtpm-tools")?,
+            })
+        });
+        Ok(Tools { qemu: need("qemu-system-x86_64", "qemu-system-x86 ovmf")?, tpm: tpm.transpose()? })
+    }
+
+    /// What runs a TPM.
+    pub(super) fn swtpm(&self) -> Result<&Path> {
+        self.tpm_tools().map(|tools| tools.swtpm.as_path())
+    }
+
+    /// What makes a TPM, and what certifies its keys.
+    pub(super) fn tpm_makers(&self) -> Result<(&Path, &Path)> {
+        self.tpm_tools().map(|tools| (tools.setup.as_path(), tools.localca.as_path()))
+    }
+
+    fn tpm_tools(&self) -> Result<&TpmTools> {
+        let missing = || Error::new(Code::Precondition, "swtpm is not installed").hint("apt-get install swtpm swtpm-tools");
+        self.tpm.as_ref().ok_or_else(missing)
     }
 }
 
@@ -192,7 +214,7 @@ fn arguments(vm: &Vm) -> Vec<String> {
     if vm.tpm {
         add(&[
             "-chardev",
-            &format!("socket,id=tpm,path={TPM_SOCKET}"),
+            &format!("socket,id=tpm,path={}", super::tpm::SOCKET),
             "-tpmdev",
             "emulator,id=tpm0,chardev=tpm",
             "-device",
@@ -200,37 +222,4 @@ fn arguments(vm: &Vm) -> Vec<String> {
         ]);
     }
     words
-}
-
-/// Starts a TPM for one run of the machine; it ends with QEMU.
-pub(super) fn start_tpm(tools: &Tools, dir: &Path) -> Result<Process> {
-    let swtpm =
-        tools.swtpm.as_ref().ok_or_else(|| Error::new(Code::Precondition, "swtpm is not installed").hint("apt-get install swtpm"))?;
-    fs::ensure_private_dir(&dir.join(TPM))?;
-    let socket = dir.join(TPM_SOCKET);
-    let _ = std::fs::remove_file(&socket);
-    let log = dir.join(TPM_SAID);
-    let said = File::create(&log).doing("write", log.display())?;
-    let mut command = Command::new(swtpm);
-    command.args([
-        "socket",
-        "--tpm2",
-        "--terminate",
-        "--tpmstate",
-        &format!("dir={TPM}"),
-        "--ctrl",
-        &format!("type=unixio,path={TPM_SOCKET}"),
-    ]);
-    command.current_dir(dir).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
-    let mut child = command.spawn().doing("run", swtpm.display())?;
-    let deadline = Instant::now() + TPM_PATIENCE;
-    while !socket.exists() {
-        if Instant::now() > deadline || child.try_wait().is_ok_and(|ended| ended.is_some()) {
-            let _ = child.kill();
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(Error::new(Code::Failed, "swtpm did not start").because(said.trim()).hint("portdistrict machine doctor --on qemu"));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Process::of(child.id())
 }

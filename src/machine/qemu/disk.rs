@@ -17,7 +17,8 @@ const BLOCK: usize = 256 * 1024;
 pub(super) struct Found {
     /// The disk.
     pub(super) disk: PathBuf,
-    manifest: Manifest,
+    /// Its description.
+    pub(super) manifest: Manifest,
 }
 
 /// By its folder, its `image.json` or its disk.

@@ -5,16 +5,19 @@ mod command;
 mod disk;
 mod run;
 mod serial;
+mod tpm;
 
 use super::check::Check;
 use super::folder::Folder;
 use super::local::{addresses, check_folder, check_process, choose_address, dial_address, host};
-use super::provider::{Deployed, Job, LineSink, Onions, Plan, Power, Provider, Site, VmPlan};
+use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power, Provider, Site, VmPlan};
 use super::{tail, tools};
-use crate::config::fs::write_private;
+use crate::attest::Rung;
+use crate::config::fs::{read, write_private};
 use crate::config::time::now_s;
 use crate::encoding::base64;
 use crate::error::{Code, Error, Result};
+use crate::image::Manifest;
 use crate::keyring::{Purpose, Seed};
 use crate::owner::metadata::{self, Metadata, OnFailure};
 use crate::progress::Progress;
@@ -23,6 +26,8 @@ use command::{Firmware, Vm};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+/// A certificate is 2 KiB.
+const MAX_ROOT: usize = 64 * 1024;
 /// The oldest QEMU that knows all that is asked of it.
 const OLDEST_QEMU: u32 = 6;
 
@@ -36,6 +41,8 @@ struct Files {
     pid: PathBuf,
     process: PathBuf,
     tpm_process: PathBuf,
+    tpm_root: PathBuf,
+    image: PathBuf,
     start: PathBuf,
     lock: PathBuf,
 }
@@ -51,6 +58,8 @@ impl Files {
             pid: dir.join(command::PID),
             process: dir.join("process.json"),
             tpm_process: dir.join("tpm.json"),
+            tpm_root: dir.join(tpm::ROOT),
+            image: dir.join("image.json"),
             start: dir.join("start.json"),
             lock: dir.join("lock"),
         }
@@ -80,7 +89,7 @@ impl Provider for Qemu {
             "let nobody but you claim it".to_owned(),
         ];
         if vm.tpm {
-            steps.push("give it a TPM, emulated by swtpm".to_owned());
+            steps.push("give it a TPM, emulated by swtpm, with a certificate of its own".to_owned());
         }
         if plan.tor.is_some() {
             steps.push("publish an onion service once it is claimed".to_owned());
@@ -102,12 +111,17 @@ impl Provider for Qemu {
             let folder = Folder::create(&plan.label, &plan.dir)?;
             let files = Files::of(&plan.dir);
             let (image, to) = (disk::find(&vm.image)?, files.disk.clone());
+            let manifest = image.manifest.clone();
             // On a thread of its own, so that Ctrl-C is heard meanwhile.
             let copy = tokio::task::spawn_blocking(move || disk::copy(&image, &to, &*step).map(|()| step.done()));
             copy.await.map_err(|error| Error::new(Code::Failed, "cannot copy the image").cause(error).hint("run the command again"))??;
             let accel = accel::choose(vm.accel, &tools.qemu, &plan.dir)?;
             write_private(&files.metadata, &metadata_of(plan, vm)?.to_json()?)?;
             firmware.copy_variables(&files.vars)?;
+            write_private(&files.image, &manifest.to_json()?)?;
+            if vm.tpm {
+                tpm::make(&tools, &plan.dir)?;
+            }
             Vm {
                 label: plan.label.clone(),
                 memory: vm.memory,
@@ -124,8 +138,25 @@ impl Provider for Qemu {
             run::boot(&site, progress).await?;
             folder.keep();
             let onion = plan.tor.as_ref().and(plan.seed.as_ref()).map(|seed| onions(seed));
-            Ok(Deployed { dial: dial_address(listen).to_string(), addresses: addresses(plan, listen), onion })
+            let demand = if vm.tpm { Rung::ImageByTpm } else { Rung::Nothing };
+            Ok(Deployed {
+                dial: dial_address(listen).to_string(),
+                addresses: addresses(plan, listen),
+                onion,
+                image: Some(manifest.uki_authenticode),
+                demand,
+            })
         })
+    }
+
+    fn expectation(&self, site: &Site) -> Result<Expectation> {
+        let files = Files::of(&site.dir);
+        let image = files.image.exists().then(|| {
+            let bytes = read(&files.image, Manifest::MAX)?;
+            Manifest::parse(&files.image.display().to_string(), &bytes)
+        });
+        let tpm_roots = files.tpm_root.exists().then(|| read(&files.tpm_root, MAX_ROOT)).transpose()?.into_iter().collect();
+        Ok(Expectation { image: image.transpose()?, tpm_roots })
     }
 
     fn start<'a>(&'a self, site: &'a Site, progress: &'a dyn Progress) -> Job<'a, bool> {
@@ -281,9 +312,9 @@ fn check_firmware() -> Check {
 }
 
 fn check_tpm() -> Check {
-    match tools::find("swtpm") {
+    match tools::find("swtpm").filter(|_| tools::find("swtpm_setup").is_some()) {
         Some(path) => Check::pass("swtpm", path.display().to_string()),
-        None => Check::skip("swtpm", "not installed; only --tpm needs it: apt-get install swtpm"),
+        None => Check::skip("swtpm", "not installed; only --tpm needs it: apt-get install swtpm swtpm-tools"),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Files;
 use super::command::{self, Vm};
 use super::serial::Serial;
+use super::tpm;
 use crate::config::fs::{self, Lock, read, write_private};
 use crate::error::{Code, Error, Result};
 use crate::machine::process::Process;
@@ -88,13 +89,13 @@ pub(super) fn process(site: &Site) -> Option<Process> {
     arguments.split(|byte| *byte == 0).any(|word| word == name.as_bytes()).then(|| Process::of(pid).ok()).flatten()
 }
 
-fn tpm(site: &Site) -> Option<Process> {
+fn tpm_process(site: &Site) -> Option<Process> {
     Process::load(&Files::of(&site.dir).tpm_process).ok().flatten().filter(Process::is_running)
 }
 
 /// Ends all processes of a machine.
 pub(super) async fn end(site: &Site) -> Result<()> {
-    for process in [process(site), tpm(site)].into_iter().flatten() {
+    for process in [process(site), tpm_process(site)].into_iter().flatten() {
         process.end(END_PATIENCE).await?;
     }
     Ok(())
@@ -106,7 +107,7 @@ struct Unfinished<'a>(Option<&'a Site>);
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let Some(site) = self.0 else { return };
-        for process in [process(site), tpm(site)].into_iter().flatten() {
+        for process in [process(site), tpm_process(site)].into_iter().flatten() {
             process.kill();
         }
     }
@@ -132,7 +133,7 @@ pub(super) async fn boot(site: &Site, progress: &dyn Progress) -> Result<bool> {
     Start { offset, ready: false }.save(&files)?;
     let mut unfinished = Unfinished(Some(site));
     if vm.tpm {
-        command::start_tpm(&tools, &site.dir)?.save(&files.tpm_process)?;
+        tpm::start(&tools, &site.dir)?.save(&files.tpm_process)?;
     }
     command::start(&tools, &vm, &site.dir)?.save(&files.process)?;
     drop(lock);

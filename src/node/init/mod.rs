@@ -13,6 +13,8 @@ mod serial;
 mod system;
 
 use super::config::{Config, Tor, write_cover_file};
+use super::evidence::{Hardware, Witness};
+use super::hardware::Machine;
 use super::log::Log;
 use crate::config::fs;
 use crate::encoding::from_base64_array;
@@ -70,7 +72,9 @@ fn live() -> Result<()> {
     system::check_memory()?;
     system::raise_limits();
     power::watch_button();
-    mark("EVIDENCE", "none");
+    let hardware = Machine::find();
+    mark("EVIDENCE", hardware.as_ref().map_or("none", Machine::kind));
+    let witness = Witness::of(hardware.map(|machine| Box::new(machine) as Box<dyn Hardware>));
     for (index, value) in system::platform_registers() {
         mark(&format!("PCR{index}"), &value);
     }
@@ -86,7 +90,7 @@ fn live() -> Result<()> {
     let config = configure(&metadata)?;
     let log = Log::to(std::io::stderr(), metadata.log_destinations);
     power::watch_over(config.state_dir.clone());
-    super::run_with(&config, &log, |ready| announce(ready, &log))
+    super::run_with(&config, &log, &witness, |ready| announce(ready, &log))
 }
 
 /// What the machine is to be, and its network. Metadata that needs no network comes first: it can say nothing wrong of one that is down.

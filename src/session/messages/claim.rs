@@ -1,6 +1,6 @@
 //! The claim: how a node says what it is and learns who owns it, inside the bootstrap handshake.
 
-use super::{MAX_BOOTSTRAP, MAX_EVIDENCE, Message};
+use super::{Activation, MAX_BOOTSTRAP, MAX_EVIDENCE, Message};
 use crate::encoding::cbor::{CborError, Map};
 
 /// Type under which the owner's proof of a claim is signed; the payload is [`claim_payload`].
@@ -89,6 +89,31 @@ impl Message for Claim {
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(Claim { owner: map.array(0)?, signature: map.array(1)?, seed: map.opt_array(2)? })
+    }
+}
+
+/// Bootstrap, operator to node, after the offer: a challenge to its TPM where there is one, and then the claim.
+pub enum Turn {
+    /// Open this; the answer is an `Activated`.
+    Activate(Activation),
+    /// I am the owner; the answer is a [`ClaimReply`].
+    Claim(Claim),
+}
+
+impl Message for Turn {
+    const LIMIT: usize = 1100;
+    fn to_map(&self) -> Map {
+        match self {
+            Turn::Activate(activation) => activation.fields(8),
+            Turn::Claim(claim) => claim.to_map(),
+        }
+    }
+    fn from_map(map: &mut Map) -> Result<Self, CborError> {
+        let first = map.keys().next();
+        match first {
+            Some(8) => Activation::read(map, 8).map(Turn::Activate),
+            _ => Claim::from_map(map).map(Turn::Claim),
+        }
     }
 }
 

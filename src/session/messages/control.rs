@@ -1,6 +1,6 @@
-//! What the owner may ask of a node, and the answers; the evidence stream uses the same envelope.
+//! What the owner may ask of a node, and the answers; evidence streams use the same envelope.
 
-use super::{Kind, MAX_BOOTSTRAP, MAX_EVIDENCE, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
+use super::{Kind, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
 use crate::encoding::cbor::{CborError, Map, Value};
 
 /// Most signed revocations in one request.
@@ -23,8 +23,8 @@ const MAX_BOUND: usize = 64;
 pub enum ControlRequest {
     /// How the node is and who used it.
     Status,
-    /// The cached evidence.
-    Evidence,
+    /// Evidence that answers this nonce; without one, the cached evidence.
+    Evidence(Option<[u8; 32]>),
     /// Signed revocations, remembered for ever and in force at once.
     Revoke(Vec<Vec<u8>>),
     /// Read the allow-list, or replace it.
@@ -74,7 +74,7 @@ impl Message for ControlRequest {
         let op = |n: u64| Map::new().with(0, n);
         match self {
             ControlRequest::Status => op(1),
-            ControlRequest::Evidence => op(2),
+            ControlRequest::Evidence(nonce) => op(2).with_some(1, *nonce),
             ControlRequest::Revoke(list) => op(3).with(1, list.iter().cloned().map(Value::Bytes).collect::<Vec<_>>()),
             ControlRequest::Policy(rules) => op(4).with_some(1, rules.clone()),
             ControlRequest::Drain => op(5),
@@ -86,7 +86,7 @@ impl Message for ControlRequest {
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(match map.uint(0)? {
             1 => ControlRequest::Status,
-            2 => ControlRequest::Evidence,
+            2 => ControlRequest::Evidence(map.opt_array(1)?),
             3 => ControlRequest::Revoke(byte_strings(map, 1, MAX_REVOCATIONS, MAX_REVOCATION)?),
             4 if map.keys().any(|key| key == 1) => ControlRequest::Policy(Some(texts(map, 1, MAX_RULES, MAX_RULE)?)),
             4 => ControlRequest::Policy(None),
@@ -142,25 +142,6 @@ impl Message for Nothing {
     }
     fn from_map(_: &mut Map) -> Result<Self, CborError> {
         Ok(Nothing)
-    }
-}
-
-/// Result of the evidence request and of the evidence stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EvidenceReply {
-    /// Hardware evidence; absent on a plain machine, which is then pinned on first use.
-    pub evidence: Option<Vec<u8>>,
-    /// SHA-256 of the running program.
-    pub app_digest: [u8; 32],
-}
-
-impl Message for EvidenceReply {
-    const LIMIT: usize = MAX_BOOTSTRAP;
-    fn to_map(&self) -> Map {
-        Map::new().with_some(0, self.evidence.clone()).with(1, self.app_digest)
-    }
-    fn from_map(map: &mut Map) -> Result<Self, CborError> {
-        Ok(EvidenceReply { evidence: map.opt_bytes(0, MAX_EVIDENCE)?, app_digest: map.array(1)? })
     }
 }
 

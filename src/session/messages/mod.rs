@@ -5,13 +5,15 @@
 
 mod claim;
 mod control;
+mod evidence;
 mod onion;
 
-pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Offer, claim_payload};
+pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Offer, Turn, claim_payload};
 pub use control::{
-    ControlRequest, Discovery, EvidenceReply, GrantStatus, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES,
-    MAX_REVOCATION, MAX_REVOCATIONS, Nothing, PolicyReply, Reply, Revoked, Status,
+    ControlRequest, Discovery, GrantStatus, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES, MAX_REVOCATION,
+    MAX_REVOCATIONS, Nothing, PolicyReply, Reply, Revoked, Status,
 };
+pub use evidence::{Activated, Activation, EvidenceReply, EvidenceRequest};
 pub use onion::{OnionState, OnionStatus};
 
 use crate::encoding::cbor::{CborError, Map};
@@ -29,7 +31,8 @@ pub const MAX_HOST: usize = 255;
 /// Most bytes that an echo stream returns.
 pub const MAX_ECHO: usize = 64 * 1024;
 
-const MAX_EVIDENCE: usize = 40 * 1024;
+/// Largest evidence: a report, its certificates, a quote and an event log.
+pub const MAX_EVIDENCE: usize = 46 * 1024;
 
 /// A message with its canonical bytes.
 pub trait Message: Sized {
@@ -84,7 +87,7 @@ pub fn first_bytes(kind: Kind, request: &[u8]) -> Vec<u8> {
     out
 }
 
-/// First bytes of an echo or evidence stream, whose request has no fields.
+/// First bytes of an echo stream, or of one that asks for the evidence: the request has no fields.
 pub fn first_bytes_empty(kind: Kind) -> Vec<u8> {
     first_bytes(kind, &Map::new().encode())
 }
@@ -98,7 +101,8 @@ pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(Ki
     let limit = match kind {
         Kind::Exit => ExitRequest::LIMIT,
         Kind::Control => MAX_REQUEST,
-        Kind::Evidence | Kind::Echo => 1,
+        Kind::Evidence => EvidenceRequest::LIMIT,
+        Kind::Echo => 1,
     };
     if length > limit {
         return Err(invalid("request too long"));

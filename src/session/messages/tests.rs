@@ -106,7 +106,12 @@ fn the_claim_covers_handshake_and_node() {
 #[test]
 fn control_messages_round_trip() {
     round_trip(&ControlRequest::Status);
-    round_trip(&ControlRequest::Evidence);
+    round_trip(&ControlRequest::Evidence(None));
+    round_trip(&ControlRequest::Evidence(Some([1; 32])));
+    round_trip(&EvidenceRequest::Show);
+    let activation = Activation { credential_blob: vec![1; 520], encrypted_secret: vec![2; 520] };
+    round_trip(&EvidenceRequest::Activate(activation.clone()));
+    assert!(Turn::Activate(activation).encode().len() <= Turn::LIMIT);
     round_trip(&ControlRequest::Revoke(vec![vec![1; MAX_REVOCATION]; 100]));
     round_trip(&ControlRequest::Policy(None));
     round_trip(&ControlRequest::Policy(Some(vec![])));

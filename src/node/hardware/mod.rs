@@ -1,0 +1,106 @@
+//! The hardware that can sign for this machine: an AMD SEV-SNP processor, a TPM, or both.
+
+mod tsm;
+
+use super::evidence::{Collected, Hardware};
+use crate::attest::evidence::{MAX_EVENT_LOG, Subject};
+use crate::attest::tpm::device::{self, Device, EkKind, Hierarchy};
+use crate::attest::{SnpEvidence, TpmEvidence};
+use crate::config::fs;
+use crate::error::{Code, Doing, Error, Result};
+use crate::session::messages::Activation;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use tsm::Tsm;
+use zeroize::Zeroizing;
+
+/// The kernel's own manager of the TPM's slots stands behind this one.
+const TPM: &str = "/dev/tpmrm0";
+/// What the firmware measured, in order.
+const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// The registers that a quote covers: boot program, Secure Boot, what kernel and stub loaded, and what was added to them.
+const PCRS: [u8; 6] = [4, 7, 9, 11, 12, 13];
+
+/// The hardware of this machine.
+pub(super) struct Machine {
+    tsm: Option<Tsm>,
+    tpm: Option<PathBuf>,
+    event_log: PathBuf,
+}
+
+impl Machine {
+    /// What there is; none if nothing can sign.
+    pub(super) fn find() -> Option<Machine> {
+        let tpm = Path::new(TPM).exists().then(|| PathBuf::from(TPM));
+        let machine = Machine { tsm: Tsm::find(Path::new(tsm::REPORTS)), tpm, event_log: EVENT_LOG.into() };
+        (machine.tsm.is_some() || machine.tpm.is_some()).then_some(machine)
+    }
+
+    /// What its evidence will rest on, as verdicts name it.
+    pub(super) fn kind(&self) -> &'static str {
+        match (&self.tsm, &self.tpm) {
+            (Some(_), Some(_)) => "snp+tpm",
+            (Some(_), None) => "snp",
+            (None, Some(_)) => "tpm",
+            (None, None) => "none",
+        }
+    }
+
+    fn open(&self) -> Result<Device<File>> {
+        let path = self.tpm.as_ref().ok_or_else(|| Error::new(Code::Precondition, "this machine has no TPM"))?;
+        let file = File::options().read(true).write(true).open(path).doing("open", path.display())?;
+        Ok(Device::new(file))
+    }
+
+    fn snp(&self, subject: &Subject) -> Result<Option<SnpEvidence>> {
+        self.tsm.as_ref().map(|tsm| tsm.report(&subject.report_data())).transpose()
+    }
+
+    fn quote(&self, subject: &Subject) -> Result<TpmEvidence> {
+        let device = self.open()?;
+        let event_log = fs::read(&self.event_log, MAX_EVENT_LOG)?;
+        let evidence = (|| {
+            let ek = device.create_ek()?;
+            let ek_certificate = device.read_ek_certificate(EkKind::Rsa2048)?;
+            let (ak, ak_certificate) = match device.read_gce_ak()? {
+                Some(google) => (google.key, Some(google.certificate)),
+                None => (device.create_ak(Hierarchy::Endorsement)?, None),
+            };
+            let pcrs = device.pcr_read(&PCRS)?;
+            let quote = device.quote(&ak, &subject.qualifying_data(), &PCRS)?;
+            Ok(TpmEvidence {
+                attest: quote.attest,
+                signature: quote.signature,
+                ak_public: ak.public().as_bytes().to_vec(),
+                ek_public: ek.public().as_bytes().to_vec(),
+                ek_certificate,
+                ak_certificate,
+                event_log,
+                pcrs,
+            })
+        })();
+        evidence.map_err(failed)
+    }
+}
+
+impl Hardware for Machine {
+    fn collect(&mut self, subject: &Subject) -> Result<Collected> {
+        let snp = self.snp(subject)?;
+        let tpm = self.tpm.is_some().then(|| self.quote(subject)).transpose()?;
+        Ok(Collected { snp, tpm })
+    }
+
+    fn activate(&mut self, activation: &Activation) -> Result<Zeroizing<Vec<u8>>> {
+        let device = self.open()?;
+        let opened = (|| {
+            let ek = device.create_ek()?;
+            let ak = device.create_ak(Hierarchy::Endorsement)?;
+            device.activate_credential(&ak, &ek, &activation.credential_blob, &activation.encrypted_secret)
+        })();
+        opened.map_err(failed)
+    }
+}
+
+fn failed(error: device::Error) -> Error {
+    Error::new(Code::Failed, "the TPM did not do what it was asked").cause(error).hint("restart the machine")
+}
