@@ -443,7 +443,7 @@ impl Work<'_> {
         let now = Some(self.case.now);
         if let Some(der) = &shown.ak_certificate {
             let certificate = Certificate::from_der(der)?;
-            let by = super::x509::chain(&certificate, &[], roots, now)?;
+            let by = led_to(roots, &certificate, now)?;
             ak.matches_spki(&certificate.public_key_info()?)?;
             return Ok(Endorsed { ek: None, by: by.last().map(Certificate::subject) });
         }
@@ -467,7 +467,7 @@ impl Work<'_> {
         match &shown.ek_certificate {
             Some(der) if !roots.is_empty() => {
                 let certificate = Certificate::from_der(der)?;
-                let by = super::x509::chain(&certificate, &[], roots, now)?;
+                let by = led_to(roots, &certificate, now)?;
                 ek_matches_certificate(&ek, &certificate.public_key_info()?)?;
                 Ok(Endorsed { ek: name, by: by.last().map(Certificate::subject) })
             }
@@ -538,7 +538,11 @@ impl Work<'_> {
             return right;
         }
         let named = self.case.policy.tpm.images.iter().any(|right| right.0 == *image)
-            || self.case.wanted.iter().any(|one| matches!(one, Wanted::Image(expected) if expected.uki_authenticode == *image));
+            || self.case.wanted.iter().any(|one| match one {
+                Wanted::Image(expected) => expected.uki_authenticode == *image,
+                Wanted::Demand(digest) => demands(image, None) == *digest,
+                Wanted::ImageMeasurement(_) | Wanted::FirmwareMeasurement(_) => false,
+            });
         match named {
             // The right image, by a TPM that nobody vouches for.
             true => self.fault(Fault::new(Reason::ChainInvalid, "nobody who is trusted here vouches for this TPM")),
@@ -556,6 +560,14 @@ struct Endorsed {
     ek: Option<Vec<u8>>,
     /// The root that certified it, if one that is trusted did.
     by: Option<String>,
+}
+
+/// The chain from a TPM's certificate to a root. A root of the same name with another key is another root.
+fn led_to(roots: &[Certificate], certificate: &Certificate, now: Option<u64>) -> Result<Vec<Certificate>, Fault> {
+    super::x509::chain(certificate, &[], roots, now).map_err(|fault| match fault.reason {
+        Reason::SignatureInvalid => Fault { reason: Reason::ChainInvalid, ..fault },
+        _ => fault,
+    })
 }
 
 fn allowed(flag: bool) -> &'static str {

@@ -10,7 +10,7 @@ pub mod egress;
 pub mod evidence;
 pub mod gate;
 mod guest;
-mod hardware;
+pub mod hardware;
 pub mod init;
 pub mod log;
 pub mod meter;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod attest;
 mod cli;
 mod examples;
 mod generated;
@@ -16,5 +17,6 @@ mod readme;
 mod story;
 mod tor;
 mod tornet;
+mod tpm;
 mod vm;
 mod web;

@@ -10,6 +10,7 @@ use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
 use crate::session::messages::Activation;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use tsm::Tsm;
 use zeroize::Zeroizing;
@@ -19,7 +20,7 @@ const TPM: &str = "/dev/tpmrm0";
 /// What the firmware measured, in order.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// The registers that a quote covers: boot program, Secure Boot, what kernel and stub loaded, and what was added to them.
-const PCRS: [u8; 6] = [4, 7, 9, 11, 12, 13];
+pub const PCRS: [u8; 6] = [4, 7, 9, 11, 12, 13];
 
 /// The hardware of this machine.
 pub(super) struct Machine {
@@ -56,48 +57,49 @@ impl Machine {
         self.tsm.as_ref().map(|tsm| tsm.report(&subject.report_data())).transpose()
     }
 
-    fn quote(&self, subject: &Subject) -> Result<TpmEvidence> {
-        let device = self.open()?;
-        let event_log = fs::read(&self.event_log, MAX_EVENT_LOG)?;
-        let evidence = (|| {
-            let ek = device.create_ek()?;
-            let ek_certificate = device.read_ek_certificate(EkKind::Rsa2048)?;
-            let (ak, ak_certificate) = match device.read_gce_ak()? {
-                Some(google) => (google.key, Some(google.certificate)),
-                None => (device.create_ak(Hierarchy::Endorsement)?, None),
-            };
-            let pcrs = device.pcr_read(&PCRS)?;
-            let quote = device.quote(&ak, &subject.qualifying_data(), &PCRS)?;
-            Ok(TpmEvidence {
-                attest: quote.attest,
-                signature: quote.signature,
-                ak_public: ak.public().as_bytes().to_vec(),
-                ek_public: ek.public().as_bytes().to_vec(),
-                ek_certificate,
-                ak_certificate,
-                event_log,
-                pcrs,
-            })
-        })();
-        evidence.map_err(failed)
-    }
+}
+
+/// A quote about a subject, with what it takes to judge it.
+pub fn quote<T: Read + Write>(device: &Device<T>, subject: &Subject, event_log: Vec<u8>) -> Result<TpmEvidence, device::Error> {
+    let ek = device.create_ek()?;
+    let ek_certificate = device.read_ek_certificate(EkKind::Rsa2048)?;
+    let (ak, ak_certificate) = match device.read_gce_ak()? {
+        Some(google) => (google.key, Some(google.certificate)),
+        None => (device.create_ak(Hierarchy::Endorsement)?, None),
+    };
+    let pcrs = device.pcr_read(&PCRS)?;
+    let quote = device.quote(&ak, &subject.qualifying_data(), &PCRS)?;
+    Ok(TpmEvidence {
+        attest: quote.attest,
+        signature: quote.signature,
+        ak_public: ak.public().as_bytes().to_vec(),
+        ek_public: ek.public().as_bytes().to_vec(),
+        ek_certificate,
+        ak_certificate,
+        event_log,
+        pcrs,
+    })
+}
+
+/// The secret in a challenge to the TPM, for the key that [`quote`] signs with.
+pub fn activate<T: Read + Write>(device: &Device<T>, activation: &Activation) -> Result<Zeroizing<Vec<u8>>, device::Error> {
+    let ek = device.create_ek()?;
+    let ak = device.create_ak(Hierarchy::Endorsement)?;
+    device.activate_credential(&ak, &ek, &activation.credential_blob, &activation.encrypted_secret)
 }
 
 impl Hardware for Machine {
     fn collect(&mut self, subject: &Subject) -> Result<Collected> {
         let snp = self.snp(subject)?;
-        let tpm = self.tpm.is_some().then(|| self.quote(subject)).transpose()?;
+        let tpm = match self.tpm {
+            Some(_) => Some(quote(&self.open()?, subject, fs::read(&self.event_log, MAX_EVENT_LOG)?).map_err(failed)?),
+            None => None,
+        };
         Ok(Collected { snp, tpm })
     }
 
     fn activate(&mut self, activation: &Activation) -> Result<Zeroizing<Vec<u8>>> {
-        let device = self.open()?;
-        let opened = (|| {
-            let ek = device.create_ek()?;
-            let ak = device.create_ak(Hierarchy::Endorsement)?;
-            device.activate_credential(&ak, &ek, &activation.credential_blob, &activation.encrypted_secret)
-        })();
-        opened.map_err(failed)
+        activate(&self.open()?, activation).map_err(failed)
     }
 }
 
