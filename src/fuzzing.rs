@@ -3,15 +3,21 @@
 //! They stand here so that unit tests run the same bodies on thousands of mutated seeds without `cargo-fuzz`. A failed
 //! assertion is the finding.
 
+use crate::attest::evidence::Evidence;
 use crate::attest::launch::{Firmware, Launch, SNP_ACTIVE, Shape, Vmm};
+use crate::attest::snp::{Certificates, Report};
+use crate::attest::tpm::public::Public;
+use crate::attest::tpm::quote::{Quote, verify};
+use crate::attest::x509::{Certificate, Crl, chain};
+use crate::attest::{Policy, eventlog};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::Span;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
-    Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, ExitRequest, GrantStatus, LogsReply, Message, Offer, PolicyReply, Revoked,
-    Status,
+    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, LogsReply, Message,
+    Offer, PolicyReply, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
 use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
@@ -26,25 +32,81 @@ pub struct Target {
 
 /// Every decoder that reads what others wrote.
 pub const TARGETS: &[Target] = &[
+    Target { name: "attest_policy", run: attest_policy },
     Target { name: "base45", run: base45 },
     Target { name: "blob_read", run: blob_read },
     Target { name: "canonical_json", run: canonical_json },
     Target { name: "cbor_map", run: cbor_map },
+    Target { name: "certificate", run: certificate },
     Target { name: "debian_package", run: debian_package },
     Target { name: "efi_program", run: efi_program },
+    Target { name: "event_log", run: event_log },
+    Target { name: "evidence_container", run: evidence_container },
     Target { name: "grant_decode", run: grant_decode },
     Target { name: "handshake_payloads", run: handshake_payloads },
     Target { name: "http_head", run: http_head },
-    Target { name: "image_manifest", run: image_manifest },
     Target { name: "identity_blob", run: identity_blob },
+    Target { name: "image_manifest", run: image_manifest },
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "launch_firmware", run: launch_firmware },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
+    Target { name: "snp_report", run: snp_report },
     Target { name: "span_decode", run: span_decode },
+    Target { name: "tpm_structures", run: tpm_structures },
 ];
+
+/// No text makes a policy that says something else than it reads.
+pub fn attest_policy(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = Policy::parse(text);
+    }
+}
+
+/// Certificates and lists of revoked ones, of whatever maker.
+pub fn certificate(data: &[u8]) {
+    if let Ok(certificate) = Certificate::from_der(data) {
+        assert_eq!(certificate.der(), data);
+        let _ = certificate.signed_by(&certificate);
+        let _ = chain(&certificate, &[], std::slice::from_ref(&certificate), Some(0));
+    }
+    let _ = Certificate::many_from_bytes(data);
+    let _ = Crl::from_der(data);
+}
+
+/// A log of firmware, and whatever it leads to.
+pub fn event_log(data: &[u8]) {
+    if let Ok(events) = eventlog::parse(data) {
+        let registers = eventlog::replay(&events);
+        events.iter().for_each(|event| drop(eventlog::content(event)));
+        let _ = eventlog::secure_boot(&events);
+        let _ = eventlog::booted(&events, &registers);
+    }
+}
+
+/// What is accepted is the one spelling.
+pub fn evidence_container(data: &[u8]) {
+    if let Ok(evidence) = Evidence::decode(data) {
+        assert_eq!(evidence.encode(), data);
+    }
+}
+
+/// A report, and the certificates that come with one.
+pub fn snp_report(data: &[u8]) {
+    let _ = Report::parse(data);
+    let _ = Certificates::from_table(data);
+}
+
+/// What a TPM makes of keys and registers.
+pub fn tpm_structures(data: &[u8]) {
+    if let Ok(public) = Public::parse(data) {
+        assert_eq!(public.as_bytes(), data);
+        let _ = verify(data, data, &public);
+    }
+    let _ = Quote::parse(data);
+}
 
 /// What is accepted is the one spelling.
 pub fn cbor_map(data: &[u8]) {
@@ -181,6 +243,9 @@ pub fn session_messages(data: &[u8]) {
     same::<Offer>(data);
     same::<Claim>(data);
     same::<ClaimReply>(data);
+    same::<Turn>(data);
+    same::<EvidenceRequest>(data);
+    same::<Activated>(data);
     same::<ControlRequest>(data);
     same::<ExitRequest>(data);
     same::<Status>(data);
@@ -206,6 +271,7 @@ fn as_text_and_content(typ: Type, data: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attest::evidence::Nonce;
 
     const RUNS: usize = 4_000;
 
@@ -267,6 +333,11 @@ mod tests {
         seeds.push(PolicyReply { allow: vec!["10.0.0.0/8".to_owned()] }.encode());
         seeds.push(Revoked { accepted: 2, closed: 1 }.encode());
         seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
+        seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
+        seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());
+        seeds.push(b"version = 1\ndemand = \"image-by-tpm\"\n[snp]\nvmpl = 1\n".to_vec());
+        seeds.push(Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None }.encode());
+        seeds.push([&[2, 0, 0, 0][..], &[0; 1180]].concat());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

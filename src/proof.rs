@@ -35,14 +35,21 @@ pub struct Terms {
     snp_certificates: Option<snp::Certificates>,
     tpm_roots: Vec<Certificate>,
     wanted: Vec<Wanted>,
+    at: Option<u64>,
 }
 
 impl Terms {
     /// The rules in a file; strict ones without. Roots that it names lie beside it.
     pub fn load(policy: Option<&Path>) -> Result<Terms> {
         let amd = snp::Roots::amd().map_err(|fault| Error::new(Code::Failed, fault.sentence).hint("install portdistrict again"))?;
-        let mut terms =
-            Terms { policy: Policy::default(), snp_roots: vec![amd], snp_certificates: None, tpm_roots: Vec::new(), wanted: Vec::new() };
+        let mut terms = Terms {
+            policy: Policy::default(),
+            snp_roots: vec![amd],
+            snp_certificates: None,
+            tpm_roots: Vec::new(),
+            wanted: Vec::new(),
+            at: None,
+        };
         let Some(file) = policy else { return Ok(terms) };
         let bytes = fs::read(file, MAX_POLICY)?;
         let bad = |why: String| {
@@ -92,6 +99,16 @@ impl Terms {
         Ok(())
     }
 
+    /// Judges as of this time (Unix seconds), when the evidence was taken: certificates end, and what they proved then stays so.
+    pub fn judge_as_of(&mut self, at: u64) {
+        self.at = Some(at);
+    }
+
+    /// The roots of TPMs that are trusted, as one file.
+    pub fn tpm_roots_pem(&self) -> String {
+        self.tpm_roots.iter().map(|root| pem(root.der())).collect()
+    }
+
     /// Uses these certificates of a chip instead of those in the evidence.
     pub fn use_certificates(&mut self, certificates: snp::Certificates) {
         self.snp_certificates = Some(certificates);
@@ -102,16 +119,25 @@ impl Terms {
         let bad = || Error::new(Code::Usage, "the description of the image has a digest that is none").hint("build the image again");
         self.wanted.push(Wanted::Image(Box::new(expected(image).ok_or_else(bad)?)));
         for launch in &image.launch {
-            let digest = from_hex_array(&launch.digest).ok_or_else(bad)?;
-            // Elsewhere the measurement covers the provider's firmware alone, whatever image was booted by it.
-            let whole = launch.vmm == crate::attest::launch::Vmm::Qemu.as_str();
-            self.wanted.push(if whole { Wanted::ImageMeasurement(digest) } else { Wanted::FirmwareMeasurement(digest) });
+            // They cover the firmware alone, whatever image was booted by it.
+            self.wanted.push(Wanted::FirmwareMeasurement(from_hex_array(&launch.digest).ok_or_else(bad)?));
         }
         Ok(())
     }
 
-    /// This launch measurement is right; what it covers nobody said, so it counts as firmware.
+    /// A person named the image: evidence that says nothing of it is not enough.
+    pub fn must_show_image(&mut self) {
+        self.policy.must.image = true;
+    }
+
+    /// This launch measurement is right, and evidence without one is not enough; what it covers nobody said, so it counts as firmware.
     pub fn want_measurement(&mut self, digest: [u8; 48]) {
+        self.wanted.push(Wanted::FirmwareMeasurement(digest));
+        self.policy.must.measurement = true;
+    }
+
+    /// This launch measurement was seen before, and is expected where there is one.
+    pub fn expect_measurement(&mut self, digest: [u8; 48]) {
         self.wanted.push(Wanted::FirmwareMeasurement(digest));
     }
 
@@ -140,7 +166,7 @@ impl Terms {
                 wanted: &self.wanted,
                 asked,
                 answer,
-                now: now_s(),
+                now: self.at.unwrap_or_else(now_s),
             },
         )
     }
@@ -157,6 +183,13 @@ fn expected(image: &Manifest) -> Option<Expected> {
         command_line: image.command_line.clone(),
         pcr: pcr.collect::<Option<_>>()?,
     })
+}
+
+/// A certificate as RFC 7468 writes it.
+fn pem(der: &[u8]) -> String {
+    let body = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// Certificates in a file, PEM or DER.

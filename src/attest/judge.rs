@@ -239,7 +239,22 @@ impl Work<'_> {
         }
     }
 
+    /// What was named must have been compared with something.
+    fn named(&mut self) {
+        let policy = self.case.policy;
+        let image = policy.must.image || !policy.tpm.images.is_empty() || !policy.snp.images.is_empty();
+        if image && self.top < Rung::ImageByTpm {
+            self.fault(Fault::new(Reason::ProofTooWeak, "an image was named, and nothing in the evidence proves which one was started"));
+        }
+        if policy.must.measurement && self.verdict.measurement.is_none() {
+            self.fault(Fault::new(Reason::MeasurementMismatch, "a launch measurement was named, and the evidence has none"));
+        }
+    }
+
     fn finish(mut self) -> Verdict {
+        if self.verdict.faults.iter().all(|fault| fault.reason.is_gap()) {
+            self.named();
+        }
         let refused = self.verdict.faults.iter().any(|fault| !fault.reason.is_gap());
         if self.top > self.verdict.rung && !refused {
             self.verdict.rung = self.top;

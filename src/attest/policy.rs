@@ -33,6 +33,18 @@ pub struct Policy {
     /// Rules about TPM quotes.
     #[serde(default)]
     pub tpm: TpmPolicy,
+    /// What a person named beside the rules.
+    #[serde(skip)]
+    pub must: Must,
+}
+
+/// What evidence must speak about, whatever rung that makes: what was named and is not even there was not verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Must {
+    /// The image.
+    pub image: bool,
+    /// The launch measurement.
+    pub measurement: bool,
 }
 
 /// Rules about SEV-SNP reports.
@@ -124,7 +136,14 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D:
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { version: VERSION, demand: Rung::Nothing, max_age: None, snp: SnpPolicy::default(), tpm: TpmPolicy::default() }
+        Policy {
+            version: VERSION,
+            demand: Rung::Nothing,
+            max_age: None,
+            snp: SnpPolicy::default(),
+            tpm: TpmPolicy::default(),
+            must: Must::default(),
+        }
     }
 }
 

@@ -35,14 +35,14 @@ pub(super) struct AttestArgs {
     /// Verification to do again, as --save wrote it
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with = "label")]
     saved: Option<PathBuf>,
-    #[command(flatten)]
-    demand: DemandArgs,
     /// Show every rule, with what was found and what was wanted
     #[arg(long)]
     explain: bool,
     /// Write all that it takes to verify again into a new folder
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, requires = "label")]
     save: Option<PathBuf>,
+    #[command(flatten)]
+    demand: DemandArgs,
 }
 
 /// What is demanded of a machine.
@@ -156,13 +156,21 @@ impl View for Judged {
                     Some(false) => look.bad("fails"),
                     None => look.dim("seen"),
                 };
-                vec![holds, clean(&rule.rule), clean(&rule.found), clean(&rule.wanted)]
+                vec![holds, clean(&rule.rule), cut(&rule.found), cut(&rule.wanted)]
             };
             text.push('\n');
             text += &table(look, &["RESULT", "RULE", "FOUND", "WANTED"], &self.rules.iter().map(row).collect::<Vec<_>>());
         }
         text
     }
+}
+
+/// A value for a table: of a digest its beginning, which is enough to compare by eye; JSON has all of it.
+fn cut(text: &str) -> String {
+    let is_digest = |word: &&str| word.len() >= 40 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words: Vec<String> =
+        text.split(' ').map(|word| if is_digest(&word) { format!("{}…", &word[..16]) } else { word.to_owned() }).collect();
+    clean(&words.join(" "))
 }
 
 /// Runs `machine attest`.

@@ -1,6 +1,7 @@
 //! `exit …`: lend an exit to a friend, and use one that was lent.
 
 use super::Call;
+use super::attest::Judged;
 use super::blob;
 use super::complete;
 use super::output::{Look, View, fields, table, when};
@@ -448,6 +449,11 @@ fn tell(call: &Call, news: &News<'_>, stdout_is_free: bool) {
         let _ = call.out.item(&event);
     } else {
         call.out.say(event.text(&Look::PLAIN));
+    }
+    if let (News::Connected { reached, .. }, true) = (news, call.global.verbose > 0)
+        && let Some(verdict) = &reached.verdict
+    {
+        call.out.say(Judged::of(verdict, true).text(&Look::PLAIN));
     }
     if let (Event::Connected { proxy, .. }, true) = (&event, stdout_is_free) {
         call.out.say(format!(

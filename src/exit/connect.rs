@@ -10,6 +10,7 @@ use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::Exit;
+use crate::proof;
 use crate::token::Invite;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -77,6 +78,9 @@ async fn serve(cx: &Context, exit: &Exit, request: &Request<'_>, listen: impl Fn
     let address = proxy.address();
     let way = accept::way(exit, cx.keyring()?, request.net.tor)?;
     let reached = way.reach_patiently(request.net.progress, request.net.retry).await.map_err(Failure::into_error)?;
+    if let Some(verdict) = &reached.verdict {
+        proof::record(cx, &exit.name, way.node, verdict, false)?;
+    }
     let sign = Sign { file: files.state, running: Running { pid: std::process::id(), proxy: address, since: cx.now(), up: true } };
     sign.write(true)?;
     let (node, tunnel) = (way.node, Tunnel::keep(way, reached.clone(), request.circuits));

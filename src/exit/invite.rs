@@ -1,6 +1,5 @@
 //! The operator's act: decides what a friend may do, records it, and makes the line that says so.
 
-use crate::attest::Outcome;
 use crate::attest::judge::demands;
 use crate::config::Label;
 use crate::context::Context;
@@ -188,7 +187,7 @@ fn demanded(cx: &Context, label: &Label, node: [u8; 32], evidence: Evidence) -> 
     if let Evidence::Digest(digest) = evidence {
         return Ok(digest);
     }
-    let proof = cx.ledger()?.proof(&node)?.filter(|proof| proof.outcome == Outcome::Verified.as_str());
+    let proof = cx.ledger()?.proved(&node)?;
     let image = proof.as_ref().and_then(|proof| from_hex_array(proof.image.as_deref()?));
     let (Some(proof), Some(image)) = (proof, image) else {
         return Err(Error::new(Code::Precondition, format!("machine `{label}` has not proved which image it runs"))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 const VERSION: i64 = 3;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 8] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "points"];
+pub(super) const TABLES: [&str; 9] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points"];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -34,6 +34,11 @@ CREATE TABLE exits (
   bound INTEGER NOT NULL, expires INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, span TEXT NOT NULL, onion TEXT, discovery TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE proofs (
+  node_key TEXT PRIMARY KEY, name TEXT NOT NULL, outcome TEXT NOT NULL, rung TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT,
+  evidence TEXT NOT NULL, image TEXT, measurement TEXT, endorsement TEXT, discovered INTEGER NOT NULL, judged_ms INTEGER NOT NULL,
+  span TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE proved (
   node_key TEXT PRIMARY KEY, name TEXT NOT NULL, outcome TEXT NOT NULL, rung TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT,
   evidence TEXT NOT NULL, image TEXT, measurement TEXT, endorsement TEXT, discovered INTEGER NOT NULL, judged_ms INTEGER NOT NULL,
   span TEXT NOT NULL
@@ -275,6 +280,8 @@ impl At<'_> {
         if body.outcome != "verified" {
             return Ok(());
         }
+        // A refusal, one's own mistake perhaps, takes nothing from what was proved.
+        run(self.conn, "INSERT OR REPLACE INTO proved SELECT * FROM proofs WHERE node_key = ?1", params![body.node_key.to_string()])?;
         // A point for what is proved for the first time: the same again earns nothing, however often it is looked at (TG7).
         run(
             self.conn,

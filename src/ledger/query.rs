@@ -221,9 +221,20 @@ impl Ledger {
 
     /// What the last verification of a node came to.
     pub fn proof(&self, node: &[u8; 32]) -> Result<Option<Proof>> {
-        let sql = "SELECT outcome, rung, kind, reason, evidence, image, measurement, endorsement, discovered, judged_ms,
-                   (SELECT count(*) FROM points WHERE points.node_key = proofs.node_key) FROM proofs WHERE node_key = ?1";
-        let found = self.rows(sql, [B64(*node).to_string()], proof)?;
+        self.proof_in("proofs", node)
+    }
+
+    /// What a node proved last; a refusal since then does not take it away.
+    pub fn proved(&self, node: &[u8; 32]) -> Result<Option<Proof>> {
+        self.proof_in("proved", node)
+    }
+
+    fn proof_in(&self, table: &str, node: &[u8; 32]) -> Result<Option<Proof>> {
+        let sql = format!(
+            "SELECT outcome, rung, kind, reason, evidence, image, measurement, endorsement, discovered, judged_ms,
+             (SELECT count(*) FROM points WHERE node_key = ?1) FROM {table} WHERE node_key = ?1"
+        );
+        let found = self.rows(&sql, [B64(*node).to_string()], proof)?;
         Ok(found.into_iter().next())
     }
 

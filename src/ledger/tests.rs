@@ -541,3 +541,43 @@ fn what_sqlite_stores_is_what_the_format_says() {
     assert_eq!(row[1], Sql::Text(author.to_string()));
     assert_eq!(row[2], Sql::Text("identity.created".into()));
 }
+
+fn judged(outcome: &str, rung: &str) -> kinds::EvidenceJudged {
+    kinds::EvidenceJudged {
+        node_key: B64([7; 32]),
+        name: label("home"),
+        outcome: outcome.into(),
+        rung: rung.into(),
+        evidence_kind: "tpm".into(),
+        reason: (outcome == "refused").then(|| "image_mismatch".into()),
+        evidence: "00".into(),
+        image: (outcome == "verified").then(|| "aa".into()),
+        measurement: None,
+        endorsement: None,
+        discovered: false,
+    }
+}
+
+#[test]
+fn what_a_node_proved_earns_a_point_once_and_a_refusal_takes_nothing() {
+    let home = Home::new();
+    let ledger = home.ledger();
+    let judge = |outcome, rung| ledger.record(&home.key(), &judged(outcome, rung)).map(drop).unwrap();
+    let points = || ledger.proof(&[7; 32]).unwrap().unwrap().points;
+    judge("refused", "pinned-key");
+    assert_eq!((points(), ledger.proved(&[7; 32]).unwrap().is_none()), (0, true), "a refusal earns nothing and proves nothing");
+    for _ in 0..3 {
+        judge("verified", "image-by-tpm");
+        assert_eq!(points(), 1, "the same again earns nothing");
+    }
+    judge("refused", "pinned-key");
+    let (last, proved) = (ledger.proof(&[7; 32]).unwrap().unwrap(), ledger.proved(&[7; 32]).unwrap().unwrap());
+    assert_eq!((last.outcome.as_str(), last.reason.as_deref()), ("refused", Some("image_mismatch")));
+    assert_eq!((proved.rung.as_str(), proved.image.as_deref(), proved.points), ("image-by-tpm", Some("aa"), 1));
+    judge("verified", "image-by-hardware");
+    assert_eq!(points(), 2);
+    assert!(ledger.proof(&[8; 32]).unwrap().is_none());
+    // Read anew from the spans, it is the same.
+    ledger.rebuild().unwrap();
+    assert_eq!(points(), 2);
+}

@@ -4,7 +4,7 @@ use super::known_place;
 use super::provider::Expectation;
 use crate::attest::judge::{Answer, Asked};
 use crate::attest::snp::Certificates;
-use crate::attest::{Evidence, Outcome, Rung, SnpEvidence, Verdict, evidence};
+use crate::attest::{Evidence, Outcome, Policy, Rung, SnpEvidence, Verdict, evidence};
 use crate::config::time::now_s;
 use crate::config::{Label, fs};
 use crate::context::Context;
@@ -46,6 +46,13 @@ pub struct Demand {
     pub discover: bool,
 }
 
+impl Demand {
+    /// Whether it demands anything beyond what is recorded.
+    pub(super) fn says_something(&self) -> bool {
+        self.policy.is_some() || self.image.is_some() || self.measurement.is_some() || !self.tpm_roots.is_empty() || self.discover
+    }
+}
+
 /// A launch measurement: 96 hexadecimal digits, or a file with them.
 pub fn measurement(text: &str) -> Result<[u8; 48]> {
     if let Some(digest) = from_hex_array(text) {
@@ -75,9 +82,15 @@ pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<
     for file in &demand.tpm_roots {
         terms.trust_tpm_root(file)?;
     }
-    let before = proof_of(cx, machine)?;
+    let before = match machine.node_key {
+        Some(B64(key)) => cx.ledger()?.proved(&key)?,
+        None => None,
+    };
     match (&demand.image, &expectation.image) {
-        (Some(file), _) => terms.want_image(&manifest(file)?)?,
+        (Some(file), _) => {
+            terms.want_image(&manifest(file)?)?;
+            terms.must_show_image();
+        }
         (None, Some(image)) => {
             deployed_with(machine, image)?;
             terms.want_image(image)?;
@@ -93,12 +106,6 @@ pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<
     Ok(terms)
 }
 
-/// The last thing that a machine proved.
-fn proof_of(cx: &Context, machine: &Machine) -> Result<Option<Proof>> {
-    let Some(B64(key)) = machine.node_key else { return Ok(None) };
-    Ok(cx.ledger()?.proof(&key)?.filter(|proof| proof.outcome == Outcome::Verified.as_str()))
-}
-
 /// What was accepted on first use is what must be shown again.
 fn want_again(terms: &mut Terms, before: &Proof) {
     let image: Option<[u8; 32]> = before.image.as_deref().and_then(from_hex_array);
@@ -110,7 +117,7 @@ fn want_again(terms: &mut Terms, before: &Proof) {
         }
     }
     if let Some(digest) = before.measurement.as_deref().and_then(from_hex_array) {
-        terms.want_measurement(digest);
+        terms.expect_measurement(digest);
     }
 }
 
@@ -138,7 +145,7 @@ pub(super) fn judge(terms: &mut Terms, discover: bool, shown: Option<&[u8]>, ask
         terms.want_demand(crate::attest::judge::demands(&image, None));
     }
     if let Some(digest) = verdict.measurement {
-        terms.want_measurement(digest);
+        terms.expect_measurement(digest);
     }
     (terms.judge(shown, asked, answer), true)
 }
@@ -151,7 +158,7 @@ pub struct Attested {
     pub shown: Option<Vec<u8>>,
     /// To what it was bound.
     context: SavedContext,
-    roots: Vec<u8>,
+    roots: String,
     image: Option<Manifest>,
     policy: Option<PathBuf>,
 }
@@ -169,6 +176,10 @@ struct SavedContext {
     taken_at: u64,
     /// Whether the TPM opened this verifier's challenge then; nobody else can know.
     challenge_opened: bool,
+    /// The rung that was demanded.
+    demand: Rung,
+    /// The launch measurement that was named, hex.
+    measurement: Option<String>,
     outcome: String,
     rung: String,
 }
@@ -199,6 +210,8 @@ pub async fn attest(cx: &Context, label: &Label, demand: &Demand, progress: &dyn
         nonce: Some(crate::encoding::base64(&nonce)),
         taken_at: now_s(),
         challenge_opened: matches!(answer, Answer::Right(_)),
+        demand: terms.policy.demand,
+        measurement: demand.measurement.map(|digest| hex(&digest)),
         outcome: verdict.outcome.as_str().to_owned(),
         rung: verdict.rung.as_str().to_owned(),
     };
@@ -206,7 +219,7 @@ pub async fn attest(cx: &Context, label: &Label, demand: &Demand, progress: &dyn
         Some(file) => Some(manifest(file)?),
         None => expectation.image,
     };
-    Ok(Attested { verdict, shown, context, roots: expectation.tpm_roots.concat(), image, policy: demand.policy.clone() })
+    Ok(Attested { verdict, shown, context, roots: terms.tpm_roots_pem(), image, policy: demand.policy.clone() })
 }
 
 impl Attested {
@@ -225,7 +238,7 @@ impl Attested {
             write(SAVED_IMAGE, &image.to_json()?)?;
         }
         if !self.roots.is_empty() {
-            write(SAVED_ROOTS, &self.roots)?;
+            write(SAVED_ROOTS, self.roots.as_bytes())?;
         }
         match &self.policy {
             Some(file) => write(SAVED_POLICY, &fs::read(file, crate::attest::policy::MAX_POLICY)?),
@@ -252,6 +265,7 @@ pub fn attest_files(files: &Files, demand: &Demand) -> Result<Verdict> {
     let mut terms = Terms::load(demand.policy.as_deref())?;
     if let Some(file) = &demand.image {
         terms.want_image(&manifest(file)?)?;
+        terms.must_show_image();
     }
     if let Some(digest) = demand.measurement {
         terms.want_measurement(digest);
@@ -309,7 +323,14 @@ fn saved(terms: &mut Terms, folder: &Path, demand: &Demand) -> Result<Verdict> {
         return Err(bad(format!("it has version {}", context.portdistrict_evidence)));
     }
     if demand.policy.is_none() && folder.join(SAVED_POLICY).exists() {
-        terms.policy = Terms::load(Some(&folder.join(SAVED_POLICY)))?.policy;
+        let text = fs::read(&folder.join(SAVED_POLICY), MAX_CONTEXT)?;
+        let policy = Policy::parse(&String::from_utf8_lossy(&text)).map_err(|why| bad(format!("its policy: {why}")))?;
+        terms.policy = policy;
+    }
+    terms.judge_as_of(context.taken_at);
+    terms.policy.demand = terms.policy.demand.max(context.demand);
+    if let (None, Some(text)) = (demand.measurement, &context.measurement) {
+        terms.want_measurement(from_hex_array(text).ok_or_else(|| bad("its launch measurement is none".to_owned()))?);
     }
     if demand.image.is_none() && folder.join(SAVED_IMAGE).exists() {
         terms.want_image(&manifest(folder)?)?;
@@ -334,7 +355,7 @@ fn saved(terms: &mut Terms, folder: &Path, demand: &Demand) -> Result<Verdict> {
 
 /// What to write down of something that was accepted on first use.
 pub fn to_record(verdict: &Verdict) -> Vec<String> {
-    let image = verdict.image.map(|digest| format!("[tpm] images = [\"{}\"]", hex(&digest)));
-    let measurement = verdict.measurement.map(|digest| format!("[snp] firmware = [\"{}\"]", hex(&digest)));
+    let image = verdict.image.map(|digest| format!("tpm.images = [\"{}\"]", hex(&digest)));
+    let measurement = verdict.measurement.map(|digest| format!("snp.firmware = [\"{}\"]", hex(&digest)));
     image.into_iter().chain(measurement).collect()
 }

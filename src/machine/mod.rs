@@ -21,7 +21,7 @@ mod tools;
 pub use claim::Claimed;
 pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
-use crate::attest::Rung;
+use crate::attest::{Outcome, Rung};
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::encoding::{base64, from_base64_array, node_id};
@@ -376,6 +376,16 @@ pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, pro
             let step = progress.step("ask the node");
             let status = Control::open(cx, &machine).await?.status().await?;
             step.done();
+            if demand.says_something() {
+                let attested = attest::attest(cx, label, demand, progress).await?;
+                if attested.verdict.outcome != Outcome::Verified {
+                    return Err(proof::refusal(
+                        label.as_str(),
+                        &attested.verdict,
+                        format!("portdistrict machine attest {label} --explain"),
+                    ));
+                }
+            }
             status
         }
     };

@@ -58,11 +58,11 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
 
 /// Opens the challenges to the TPM that come before the claim: one for each key that the operator may have to check.
 async fn turns(core: &Core, pipe: &mut Pipe) -> io::Result<Claim> {
-    for _ in 0..MAX_ACTIVATIONS {
+    for _ in 0..=MAX_ACTIVATIONS {
         match Turn::decode(&pipe.recv(Turn::LIMIT).await?).map_err(io::Error::other)? {
             Turn::Claim(claim) => return Ok(claim),
             Turn::Activate(activation) => {
-                let secret = core.witness.activate(activation).await.unwrap_or_else(|error| {
+                let secret = core.witness.activate_for_owner(activation).await.unwrap_or_else(|error| {
                     core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
                     Zeroizing::default()
                 });

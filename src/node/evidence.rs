@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// Cached evidence older than this is made anew when somebody asks for it.
 const FRESH_FOR: u64 = 3600;
-/// Calls that may wait for the hardware; it takes up to a second for each, and strangers may ask.
+/// Calls of guests that may wait for the hardware; it takes up to a second for each.
 const MAX_WAITING: usize = 16;
 
 /// What hardware can sign for a machine.
@@ -59,7 +59,8 @@ impl Witness {
     /// Fresh evidence that answers a nonce.
     pub(super) async fn answer(self: &Arc<Self>, node: [u8; 32], app_digest: [u8; 32], nonce: [u8; 32]) -> Result<Option<Vec<u8>>> {
         let subject = Subject { node, app_digest, nonce: Nonce(nonce) };
-        self.ask(move |hardware| make(hardware, &subject)).await
+        // Only the owner can ask so: guests who crowd the queue do not keep him out.
+        self.ask(usize::MAX, move |hardware| make(hardware, &subject)).await
     }
 
     /// Evidence for whoever has a session; that it is fresh follows from the session's own handshake with the key in it.
@@ -69,7 +70,7 @@ impl Witness {
             return Ok(Some(bytes.to_vec()));
         }
         let witness = self.clone();
-        self.ask(move |hardware| {
+        self.ask(MAX_WAITING, move |hardware| {
             // Whoever waited meanwhile finds what the first one made.
             if let Some(bytes) = witness.known(&node, now) {
                 return Ok(bytes.to_vec());
@@ -82,9 +83,18 @@ impl Witness {
         .await
     }
 
-    /// The secret in a verifier's challenge.
+    /// The secret in a challenge of whoever has a session.
     pub(super) async fn activate(self: &Arc<Self>, activation: Activation) -> Result<Zeroizing<Vec<u8>>> {
-        let secret = self.ask(move |hardware| hardware.activate(&activation)).await?;
+        self.activate_within(MAX_WAITING, activation).await
+    }
+
+    /// The secret in the owner's challenge.
+    pub(super) async fn activate_for_owner(self: &Arc<Self>, activation: Activation) -> Result<Zeroizing<Vec<u8>>> {
+        self.activate_within(usize::MAX, activation).await
+    }
+
+    async fn activate_within(self: &Arc<Self>, places: usize, activation: Activation) -> Result<Zeroizing<Vec<u8>>> {
+        let secret = self.ask(places, move |hardware| hardware.activate(&activation)).await?;
         secret.ok_or_else(|| Error::new(Code::Precondition, "this machine has no TPM").hint("ask without demanding one"))
     }
 
@@ -97,12 +107,13 @@ impl Witness {
     /// One call at a time, on a thread that may wait. Too many who wait are sent away.
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
+        places: usize,
         work: impl FnOnce(&mut dyn Hardware) -> Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
         if self.hardware.is_none() {
             return Ok(None);
         }
-        let turn = Turn::take(self)?;
+        let turn = Turn::take(self, places)?;
         let done = tokio::task::spawn_blocking(move || {
             let mut hardware = turn.0.hardware.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
             Some(work(&mut **hardware))
@@ -116,10 +127,10 @@ impl Witness {
 struct Turn(Arc<Witness>);
 
 impl Turn {
-    fn take(witness: &Arc<Witness>) -> Result<Turn> {
+    fn take(witness: &Arc<Witness>, places: usize) -> Result<Turn> {
         let waiting = witness.waiting.fetch_add(1, Ordering::Relaxed);
         let turn = Turn(witness.clone());
-        if waiting < MAX_WAITING {
+        if waiting < places {
             return Ok(turn);
         }
         Err(Error::new(Code::Refused, "too many ask the hardware of this machine at once").hint("try again in a moment"))

@@ -36,13 +36,14 @@ const TEST_OFTEN: Duration = Duration::from_secs(25);
 const CONVALESCENCE: Duration = Duration::from_secs(10 * 60);
 /// How long a service may take until it is reached for the first time.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a service may be out of reach before Tor is started anew.
-const LOST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a service may be out of reach before Tor is started anew: at first, and after each start that did not help. A new one
+/// needs time of its own to learn which relays there are.
+const LOST_PATIENCE: [Duration; 4] = [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(90)];
 /// The same while there are sessions; those whose circuit is dead look alive for 40 s.
 const LOST_IN_USE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a descriptor may take to be found everywhere after it was handed out.
 const PUBLISHED_BY: Duration = Duration::from_secs(10);
-/// After so long a run the waits between attempts begin anew.
+/// After so long a run of a service that is not tested the waits between attempts begin anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 /// Changes that come together are looked at together.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -166,9 +167,13 @@ async fn keep(core: &Arc<Core>, resolver: &Arc<Resolver>) {
     let tor = Tor::new(Places::within(&core.config.state_dir.join("tor")), settings, Role::Host);
     let mut attempt = 0;
     loop {
-        let begun = Instant::now();
-        let error = host(core, onion, &tor, resolver).await;
-        attempt = if begun.elapsed() > GOOD_RUN { 0 } else { (attempt + 1).min(AGAIN.len() - 1) };
+        let (begun, since) = (Instant::now(), now_s());
+        let error = host(core, onion, &tor, resolver, LOST_PATIENCE[attempt]).await;
+        let was_well = match config.self_test {
+            true => onion.status.borrow().tested_at.is_some_and(|at| at >= since),
+            false => begun.elapsed() > GOOD_RUN,
+        };
+        attempt = if was_well { 0 } else { (attempt + 1).min(AGAIN.len() - 1) };
         core.log.event("onion.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
         note(core, onion, OnionState::Unreachable, Some(sentence(&error)));
         tor.start_over().await;
@@ -201,7 +206,7 @@ fn note(core: &Core, onion: &Onion, state: OnionState, reason: Option<String>) {
 
 /// Joins the network, launches the service and serves until the network fails. A service whose descriptor was lost by the
 /// directories is launched again, which publishes it; sessions that stand are not touched by that.
-async fn host(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolver: &Arc<Resolver>) -> Error {
+async fn host(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolver: &Arc<Resolver>, patience: Duration) -> Error {
     if let Err(error) = join(core, onion, tor).await {
         return error;
     }
@@ -217,7 +222,7 @@ async fn host(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolver: &Arc<Re
         };
         let lost = tokio::select! {
             () = serve(core, resolver, arrivals) => Lost::Network(Error::new(Code::Failed, "the onion service has ended")),
-            lost = watch_over(core, onion, tor, &service) => lost,
+            lost = watch_over(core, onion, tor, &service, patience) => lost,
             failed = host_restricted(core, onion, tor, resolver) => Lost::Network(failed),
         };
         match lost {
@@ -299,7 +304,7 @@ async fn host_restricted(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolv
 /// when nothing happens.
 ///
 /// Ends when the service is lost.
-async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Service) -> Lost {
+async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Service, patience: Duration) -> Lost {
     let launched = Instant::now();
     let mut trouble = launched;
     let mut lost: Option<Instant> = None;
@@ -324,8 +329,8 @@ async fn watch_over(core: &Arc<Core>, onion: &Onion, tor: &Tor, service: &Servic
             let in_use = seen.introduction_points > 0 && onion.clients.load(Ordering::Relaxed) > 0;
             let patience = match state {
                 OnionState::Publishing => START_PATIENCE,
-                _ if in_use => LOST_IN_USE_PATIENCE,
-                _ => LOST_PATIENCE,
+                _ if in_use => patience.max(LOST_IN_USE_PATIENCE),
+                _ => patience,
             };
             if lost.get_or_insert_with(Instant::now).elapsed() > patience {
                 let reason = verdict.reason.unwrap_or_else(|| "the onion service is lost".to_owned());

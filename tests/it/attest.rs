@@ -201,6 +201,20 @@ fn each_lie_is_refused_by_a_reason_of_its_own_and_nothing_is_claimed() {
 }
 
 #[test]
+fn what_was_named_must_be_spoken_of() {
+    let tpm = Arc::new(Tpm::booted("plain"));
+    let mut named = terms(&tpm.root());
+    named.want_measurement([1; 48]);
+    let (reason, said) = machine(&tpm, Trick::Shows("plain")).refused(named);
+    assert!(reason == "measurement_mismatch" && said.contains("the evidence has none"), "{said}");
+    // And an image, of a report that says nothing of it.
+    let home = Home::new();
+    let image = testdata("image.json").display().to_string();
+    let said = home.run(sample().into_iter().chain(["--image".to_owned(), image])).fails(4);
+    assert!(said.contains("proof_too_weak") && said.contains("nothing in the evidence proves which one was started"), "{said}");
+}
+
+#[test]
 fn the_command_line_is_part_of_what_is_proved() {
     // The boot entry gave the kernel another one; the boot program itself is the same.
     let tpm = Arc::new(Tpm::booted("entry"));
@@ -292,7 +306,18 @@ fn a_real_report_is_verified_without_asking_anybody() {
     let words: Vec<String> = sample();
     let program = crate::home::program();
     let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--net", "strace", "-f", "-qq", "-e", "trace=connect", "-e", "inject=connect:signal=SIGKILL", program]);
+    command.args([
+        "--map-root-user",
+        "--net",
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect",
+        "-e",
+        "inject=connect:signal=SIGKILL",
+        program,
+    ]);
     command.args(&words).arg("--json").env_clear().env("PORTDISTRICT_HOME", home.path()).env("PATH", "/usr/bin:/bin:/usr/sbin");
     let out = command.output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);

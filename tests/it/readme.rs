@@ -41,7 +41,7 @@ fn the_tour_works_as_printed() {
 #[test]
 #[ignore = "needs the static binary: ci/test"]
 fn the_tour_of_a_machine_works_as_printed() {
-    works_as_printed("A machine that is nothing else", 7, "vm");
+    works_as_printed("A machine that is nothing else", 12, "vm");
 }
 
 /// Runs what is printed under a heading; `label` is the machine that is destroyed in the end, if the text has not done so.

@@ -478,7 +478,7 @@ fn ready_is_never_said_in_vain_and_recovery_is_noticed_in_chaos() {
             let onion = operator.onion();
             onion["state"] == "ready" && onion["tested_at"].as_u64() > Some(at)
         };
-        wait_within(Duration::from_secs(120), "ready again", is_ready);
+        wait_or_tell(Duration::from_secs(240), "ready again", is_ready, || operator.node_log());
         let noticed = revived.elapsed();
         // Two who know nothing of each other: a relay that is not quite back may cost one of them an attempt, but a service
         // that cannot be reached costs both.
@@ -511,15 +511,20 @@ fn a_service_that_lost_every_introduction_point_says_so_and_recovers() {
     assert!(shown.contains("onion"), "{shown}");
     (0..network.len()).for_each(|n| network.revive(n).unwrap());
     let revived = Instant::now();
-    wait_within(Duration::from_secs(120), "ready again", || operator.onion()["state"] == "ready");
+    wait_or_tell(Duration::from_secs(240), "ready again", || operator.onion()["state"] == "ready", || operator.node_log());
     eprintln!("ready {:.1} s after the relays came back", revived.elapsed().as_secs_f64());
     assert_eq!(try_curl(&operator.friend(), &operator.invite("anna", ""), &web.url("/")).ok(), GREETING);
 }
 
 fn wait_within(limit: Duration, what: &str, is_so: impl Fn() -> bool) {
+    wait_or_tell(limit, what, is_so, String::new);
+}
+
+/// The same, with what explains why it was waited in vain.
+fn wait_or_tell(limit: Duration, what: &str, is_so: impl Fn() -> bool, tell: impl Fn() -> String) {
     let deadline = Instant::now() + limit;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited {limit:?} for: {what}");
+        assert!(Instant::now() < deadline, "waited {limit:?} for: {what}\n{}", tell());
         std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -250,11 +250,12 @@ fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
         assert_eq!(machine.mark(&format!("PCR{number}")).as_deref(), predicted["pcr"][number].as_str(), "PCR {number}");
     }
     assert_eq!(machine.mark("STATE").as_deref(), Some("ready"));
+    assert_eq!(machine.mark("EVIDENCE").as_deref(), Some("tpm"));
     assert_eq!(machine.show()["state"], "unclaimed");
     let temporary = machine.mark("NODE").unwrap();
 
     let claimed = machine.home.line("machine claim vm --json").json();
-    assert_eq!(claimed["seed_source"], "owner");
+    assert_eq!((&claimed["seed_source"], &claimed["rung"]), (&"owner".into(), &"image-by-tpm".into()), "{claimed}");
     assert_eq!(machine.mark("STATE").as_deref(), Some("claimed"));
     assert_ne!(machine.mark("NODE").unwrap(), temporary, "with the seed it has its own key");
     assert_eq!(machine.show()["state"], "running");
@@ -266,10 +267,23 @@ fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
     assert_eq!(inventory["writable_disks"], serde_json::json!([]), "{inventory}");
     assert_eq!(inventory["listening"], serde_json::json!(["tcp6:4433"]), "{inventory}");
 
-    let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many").ok());
+    // It proves itself at any time, and what it proved can be verified again from files.
+    let proof = machine.home.work().join("proof");
+    let asked = machine.home.run(["machine", "attest", "vm", "--json", "--save", proof.to_str().unwrap()]).json();
+    assert_eq!((&asked["verdict"], &asked["image"]), (&"verified".into(), &predicted["uki_authenticode"]), "{asked}");
+    let nobody = Home::new();
+    let again = nobody.run(["machine", "attest", "--saved", proof.to_str().unwrap(), "--json"]).json();
+    assert_eq!((&again["verdict"], &again["rung"]), (&"verified".into(), &"image-by-tpm".into()), "{again}");
+    assert!(machine.home.line("machine show vm").ok().contains("image, by the machine's TPM (verified)"));
+    assert!(machine.home.line("ledger log").ok().contains("evidence.judged"));
+
+    let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many --prove image").ok());
     let friend = Home::new();
     let page = format!("http://{inside}/");
-    assert_eq!(try_curl(&friend, &invite, &page).ok(), GREETING);
+    let ran = try_curl(&friend, &invite, &page);
+    assert!(ran.stdout == GREETING && ran.stderr.contains("Attestation: image, by the machine's TPM (verified)"), "{ran}");
+    let other = blob(&machine.home.line(&format!("exit invite --node vm --for bert --prove {}", "07".repeat(32))).ok());
+    assert!(try_curl(&friend, &other, &page).fails(4).contains("image_mismatch"));
     assert!(machine.home.line("machine logs vm").ok().contains("session.open"));
     assert!(machine.home.line("machine show vm").ok().contains("anna"));
 
@@ -300,6 +314,55 @@ fn a_friend_browses_through_a_virtual_machine_that_proves_what_it_booted() {
     assert!(!machine.dir().exists());
     let left = Command::new("pgrep").args(["-f", machine.home.path().to_str().unwrap()]).output().unwrap();
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+}
+
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_disk_that_was_changed_after_the_build_is_found_out_and_gets_nothing() {
+    let (machine, ran) = Machine::deploy(Home::new(), &["--tpm"]);
+    ran.ok();
+    machine.kill();
+    let disk = machine.dir().join("disk.raw");
+    let change = |from: &str, to: &str| replace_in(&disk, from.as_bytes(), to.as_bytes());
+    let line = manifest(image())["command_line"].as_str().unwrap().to_owned();
+    // One letter of it, which the kernel does not mind.
+    let changed = line.replace("oops=panic", "oops-panic");
+    for (from, to, part) in [(line.as_str(), changed.as_str(), "command line"), ("NAME=portdistrict", "NAME=portdistrikt", "description")] {
+        change(from, to);
+        let said = machine.home.line("machine claim vm").fails(4);
+        assert!(said.contains("image_mismatch") && said.contains(part) && said.contains("nothing was handed over"), "{part}: {said}");
+        assert_eq!(machine.show()["state"], "unclaimed");
+        assert!(machine.event("claim").is_none(), "the node heard of no owner");
+        machine.kill();
+        change(to, from);
+    }
+    // As it was, it is believed; with another TPM in its place, it is not.
+    machine.home.line("machine claim vm").ok();
+    machine.kill();
+    std::fs::remove_dir_all(machine.dir().join("tpm")).unwrap();
+    let said = machine.home.line("machine reconnect vm").fails(4);
+    assert!(said.contains("chain_invalid"), "{said}");
+    assert!(machine.home.line("machine show vm").ok().contains("refused: chain_invalid"));
+}
+
+/// Replaces bytes in a large file with holes, wherever they are; of the same length.
+fn replace_in(file: &Path, from: &[u8], to: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    assert_eq!(from.len(), to.len());
+    let disk = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let size = disk.metadata().unwrap().len();
+    let (mut block, mut found) = (vec![0; 1 << 20], 0);
+    let mut at = 0;
+    while at < size {
+        let n = disk.read_at(&mut block, at).unwrap();
+        for place in block[..n].windows(from.len()).enumerate().filter(|(_, window)| *window == from).map(|(place, _)| place) {
+            disk.write_all_at(to, at + place as u64).unwrap();
+            found += 1;
+        }
+        // What lies across two blocks is found in the next one.
+        at += (n - from.len().min(n - 1)) as u64;
+    }
+    assert!(found > 0, "{} is not on the disk", String::from_utf8_lossy(from));
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod kind;
 mod parse;
 mod path;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use booted::booted;
 pub use data::{Content, content, secure_boot};

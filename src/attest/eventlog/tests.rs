@@ -4,4 +4,4 @@
 mod compare;
 mod flips;
 mod format;
-mod support;
+pub(crate) mod support;

@@ -22,6 +22,9 @@ const MAX_SIGNATURES: usize = 64;
 /// "tcg-kp-EKCertificate" (TCG EK Credential Profile for TPM 2.0): the key is the endorsement key of a TPM.
 const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
 
+/// "tcg-kp-AIKCertificate" (TCG Infrastructure Working Group, SKAE): the key is an attestation key, as clouds certify them.
+const AK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
+
 /// The critical extensions that are allowed; RFC 5280 section 4.2 demands that others are refused.
 const KNOWN_CRITICAL: [ObjectIdentifier; 5] = [
     // Enforced below, for every issuer. AMD's ARK, ASK and ASVK have them too, and no other critical one.
@@ -140,7 +143,7 @@ pub(crate) fn check_end(leaf: &Certificate, now: Option<u64>) -> Result<(), Faul
     }
     let Some(value) = leaf.extension(ExtendedKeyUsage::OID) else { return Ok(()) };
     match ExtendedKeyUsage::from_der(value) {
-        Ok(usage) if usage.0.iter().any(|purpose| [EK_CERTIFICATE, ANY_EXTENDED_KEY_USAGE].contains(purpose)) => Ok(()),
+        Ok(usage) if usage.0.iter().any(|purpose| [EK_CERTIFICATE, AK_CERTIFICATE, ANY_EXTENDED_KEY_USAGE].contains(purpose)) => Ok(()),
         Ok(_) => refuse("has a key for other purposes than the endorsement of a TPM"),
         Err(_) => refuse("has an extended key usage that cannot be read"),
     }

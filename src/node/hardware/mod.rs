@@ -5,6 +5,7 @@ mod tsm;
 use super::evidence::{Collected, Hardware};
 use crate::attest::evidence::{MAX_EVENT_LOG, Subject};
 use crate::attest::tpm::device::{self, Device, EkKind, Hierarchy};
+use crate::attest::tpm::public::Key;
 use crate::attest::{SnpEvidence, TpmEvidence};
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
@@ -56,13 +57,13 @@ impl Machine {
     fn snp(&self, subject: &Subject) -> Result<Option<SnpEvidence>> {
         self.tsm.as_ref().map(|tsm| tsm.report(&subject.report_data())).transpose()
     }
-
 }
 
 /// A quote about a subject, with what it takes to judge it.
 pub fn quote<T: Read + Write>(device: &Device<T>, subject: &Subject, event_log: Vec<u8>) -> Result<TpmEvidence, device::Error> {
     let ek = device.create_ek()?;
-    let ek_certificate = device.read_ek_certificate(EkKind::Rsa2048)?;
+    let kind = if matches!(ek.public().key(), Key::Rsa { .. }) { EkKind::Rsa2048 } else { EkKind::EccP256 };
+    let ek_certificate = device.read_ek_certificate(kind)?;
     let (ak, ak_certificate) = match device.read_gce_ak()? {
         Some(google) => (google.key, Some(google.certificate)),
         None => (device.create_ak(Hierarchy::Endorsement)?, None),
@@ -91,11 +92,12 @@ pub fn activate<T: Read + Write>(device: &Device<T>, activation: &Activation) ->
 impl Hardware for Machine {
     fn collect(&mut self, subject: &Subject) -> Result<Collected> {
         let snp = self.snp(subject)?;
-        let tpm = match self.tpm {
-            Some(_) => Some(quote(&self.open()?, subject, fs::read(&self.event_log, MAX_EVENT_LOG)?).map_err(failed)?),
-            None => None,
-        };
-        Ok(Collected { snp, tpm })
+        let tpm = self.tpm.as_ref().map(|_| quote(&self.open()?, subject, fs::read(&self.event_log, MAX_EVENT_LOG)?).map_err(failed));
+        match (snp, tpm) {
+            // What one of them says counts without the other; it proves less.
+            (Some(snp), Some(Err(_))) => Ok(Collected { snp: Some(snp), tpm: None }),
+            (snp, tpm) => Ok(Collected { snp, tpm: tpm.transpose()? }),
+        }
     }
 
     fn activate(&mut self, activation: &Activation) -> Result<Zeroizing<Vec<u8>>> {

@@ -1,13 +1,13 @@
 //! Endorsement certificates as a maker of TPMs writes them, here `swtpm_setup` with a certificate authority of its own.
 
 use super::common::Swtpm;
+use portdistrict::attest::Reason;
+use portdistrict::attest::tpm::credential::ek_matches_certificate;
+use portdistrict::attest::tpm::device::EkKind;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
-use portdistrict::attest::Reason;
-use portdistrict::attest::tpm::credential::ek_matches_certificate;
-use portdistrict::attest::tpm::device::EkKind;
 
 /// A TPM that was set up with certificates for both of its endorsement keys.
 pub(crate) fn manufactured(authority: &Path) -> Swtpm {

@@ -1,12 +1,12 @@
 //! A software TPM (`swtpm`) of one's own for each test, and the few commands that only tests need.
 
+use portdistrict::attest::tpm::device::Device;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use portdistrict::attest::tpm::device::Device;
 
 /// No command of a software TPM takes this long; a test that waits longer has failed.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,14 +1,14 @@
 //! Nothing that is read makes the modules panic, and an evil TPM gets no more than an error.
 
 use super::common::Swtpm;
-use proptest::prelude::{ProptestConfig, any, prop, proptest};
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
 use portdistrict::attest::Reason;
 use portdistrict::attest::tpm::credential::{ek_matches_certificate, make_credential};
 use portdistrict::attest::tpm::device::{Device, EkKind, Error, Hierarchy, Sealed};
 use portdistrict::attest::tpm::public::{Key, Public};
 use portdistrict::attest::tpm::quote::{AttestationKey, Parent, Quote, verify, verify_child};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
 
 /// A TPM that answers with what was prepared, in pieces of a certain size.
 struct Scripted {

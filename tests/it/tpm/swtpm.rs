@@ -1,12 +1,12 @@
 //! The node's half and the verifier's half against a real software TPM.
 
 use super::common::{AK_ATTRIBUTES, Swtpm, counting, ecc_template, rsa_template};
-use std::collections::BTreeMap;
 use portdistrict::attest::Reason;
 use portdistrict::attest::tpm::credential::make_credential;
 use portdistrict::attest::tpm::device::{EkKind, Error, Hierarchy};
 use portdistrict::attest::tpm::public::{Attributes, Key, Public};
 use portdistrict::attest::tpm::quote::{AttestationKey, Parent, Quoted, verify, verify_child};
+use std::collections::BTreeMap;
 
 const SECRET: [u8; 32] = [0x5a; 32];
 

@@ -4,9 +4,9 @@ use crate::attest::eventlog::image::Expected;
 use crate::attest::eventlog::{Event, EventType, Registers, parse, replay, sha256};
 
 /// A real log, and the registers that its machine had.
-pub(super) struct Real {
-    pub(super) log: &'static [u8],
-    pub(super) pcr: Registers,
+pub(crate) struct Real {
+    pub(crate) log: &'static [u8],
+    pub(crate) pcr: Registers,
 }
 
 macro_rules! real {
@@ -20,32 +20,32 @@ macro_rules! real {
 pub(super) use real;
 
 impl Real {
-    pub(super) fn of(log: &'static [u8], registers: &str) -> Real {
+    pub(crate) fn of(log: &'static [u8], registers: &str) -> Real {
         let json: serde_json::Value = serde_json::from_str(registers).unwrap();
         let pcr = json["pcr"].as_object().unwrap().iter().map(|(pcr, value)| (pcr.parse().unwrap(), digest(value))).collect();
         Real { log, pcr }
     }
 
-    pub(super) fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         parse(self.log).unwrap()
     }
 
     /// As a TPM would sign these registers.
-    pub(super) fn quote(&self, numbers: &[u8]) -> Registers {
+    pub(crate) fn quote(&self, numbers: &[u8]) -> Registers {
         select(&self.pcr, numbers)
     }
 }
 
 /// What is asked of a machine.
-pub(super) const ASKED: [u8; 6] = [4, 7, 9, 11, 12, 13];
+pub(crate) const ASKED: [u8; 6] = [4, 7, 9, 11, 12, 13];
 
 /// Some registers, also those that a log does not mention.
-pub(super) fn select(registers: &Registers, numbers: &[u8]) -> Registers {
+pub(crate) fn select(registers: &Registers, numbers: &[u8]) -> Registers {
     numbers.iter().map(|pcr| (*pcr, registers.get(pcr).copied().unwrap_or_else(|| crate::attest::eventlog::initial(*pcr)))).collect()
 }
 
 /// What a TPM would sign after these events.
-pub(super) fn asked(events: &[Event]) -> Registers {
+pub(crate) fn asked(events: &[Event]) -> Registers {
     select(&replay(events), &ASKED)
 }
 
@@ -56,7 +56,7 @@ fn digest(value: &serde_json::Value) -> [u8; 32] {
 }
 
 /// The image of `plain`, `changed` and `shell`.
-pub(super) fn expected() -> Expected {
+pub(crate) fn expected() -> Expected {
     let json: serde_json::Value = serde_json::from_str(include_str!("../testdata/image.json")).unwrap();
     let section = |section: &serde_json::Value| {
         (section["name"].as_str().unwrap().to_owned(), digest(&section["sha256"]), section["size"].as_u64().unwrap())
@@ -71,22 +71,22 @@ pub(super) fn expected() -> Expected {
 }
 
 /// The place of the content of a section in PCR 11.
-pub(super) fn section(events: &[Event], name: &str) -> usize {
+pub(crate) fn section(events: &[Event], name: &str) -> usize {
     let digest = sha256(format!("{name}\0").as_bytes());
     events.iter().position(|event| event.pcr == 11 && event.sha256 == digest).unwrap() + 1
 }
 
 /// Places of the events of a register.
-pub(super) fn places(events: &[Event], pcr: u8) -> Vec<usize> {
+pub(crate) fn places(events: &[Event], pcr: u8) -> Vec<usize> {
     (0..events.len()).filter(|index| events[*index].pcr == pcr).collect()
 }
 
-pub(super) fn event(pcr: u8, kind: EventType, measured: &[u8], data: &[u8]) -> Event {
+pub(crate) fn event(pcr: u8, kind: EventType, measured: &[u8], data: &[u8]) -> Event {
     Event { pcr, kind, sha256: sha256(measured), data: data.to_vec() }
 }
 
 /// A log with SHA-256 alone.
-pub(super) fn write(events: &[Event]) -> Vec<u8> {
+pub(crate) fn write(events: &[Event]) -> Vec<u8> {
     let mut log = header(&[(0x000b, 32)]);
     for event in events {
         let pcr = if event.pcr == Event::NO_PCR { u32::MAX } else { u32::from(event.pcr) };
@@ -102,7 +102,7 @@ pub(super) fn write(events: &[Event]) -> Vec<u8> {
 }
 
 /// The first event of a log with these algorithms.
-pub(super) fn header(algorithms: &[(u16, u16)]) -> Vec<u8> {
+pub(crate) fn header(algorithms: &[(u16, u16)]) -> Vec<u8> {
     let mut data = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
     data.extend((algorithms.len() as u32).to_le_bytes());
     for (number, size) in algorithms {
