@@ -232,7 +232,7 @@ impl Work<'_> {
             (Asked::Node(_), Some(made)) => {
                 let age = now.saturating_sub(made);
                 let wanted = limit.map_or("any age".to_owned(), |limit| format!("at most {limit} s"));
-                let holds = limit.is_none_or(|limit| age <= limit) && made <= now + CLOCKS_DIFFER;
+                let holds = limit.is_none_or(|limit| age <= limit) && made <= now.saturating_add(CLOCKS_DIFFER);
                 self.rule("age", format!("{age} s"), wanted, holds, Reason::Stale);
             }
             (Asked::Nobody, _) => self.note("bound to", "not asked: a saved report speaks for no connection"),
@@ -245,6 +245,11 @@ impl Work<'_> {
         let image = policy.must.image || !policy.tpm.images.is_empty() || !policy.snp.images.is_empty();
         if image && self.top < Rung::ImageByTpm {
             self.fault(Fault::new(Reason::ProofTooWeak, "an image was named, and nothing in the evidence proves which one was started"));
+        }
+        let demanded = self.case.wanted.iter().any(|one| matches!(one, Wanted::Demand(_)));
+        if demanded && !self.met && self.top > Rung::Nothing {
+            let reason = if self.verdict.image.is_some() { Reason::ImageMismatch } else { Reason::ProofTooWeak };
+            self.fault(Fault::new(reason, "nothing that the evidence proves has the digest that is demanded"));
         }
         if policy.must.measurement && self.verdict.measurement.is_none() {
             self.fault(Fault::new(Reason::MeasurementMismatch, "a launch measurement was named, and the evidence has none"));
@@ -323,7 +328,7 @@ impl Work<'_> {
         let yes = |flag: bool| if flag { "yes" } else { "no" };
         let product = genuine.product().as_str();
         let known = rules.products.iter().any(|name| name.eq_ignore_ascii_case(product));
-        self.rule("product", product, rules.products.join(", "), known, Reason::UnsupportedProduct);
+        self.rule("product", product, rules.products.join(", "), known, Reason::PlatformNotAllowed);
         let debug = report.policy.debug_allowed();
         self.rule("the host may read its memory", yes(debug), allowed(rules.debug), rules.debug || !debug, Reason::DebugEnabled);
         let migrates = report.policy.migration_agent_allowed();
@@ -354,10 +359,15 @@ impl Work<'_> {
 
     /// The firmware versions that the chip vouches for, part by part: the version that its key was derived from counts.
     fn tcb(&mut self, genuine: &Genuine) {
-        let parts = match genuine.report().reported_tcb.parts(genuine.product()) {
-            Ok(parts) => parts,
-            Err(fault) => return self.fault(fault),
-        };
+        for (when, tcb) in [("", genuine.report().reported_tcb), (" at launch", genuine.report().launch_tcb)] {
+            match tcb.parts(genuine.product()) {
+                Ok(parts) => self.tcb_parts(genuine, when, parts),
+                Err(fault) => self.fault(fault),
+            }
+        }
+    }
+
+    fn tcb_parts(&mut self, genuine: &Genuine, when: &str, parts: snp::TcbParts) {
         let product = genuine.product().as_str().to_ascii_lowercase();
         let least = self.case.policy.snp.minimum_tcb.get(&product).cloned().unwrap_or_default();
         let found = [
@@ -368,7 +378,7 @@ impl Work<'_> {
             ("microcode", Some(parts.microcode)),
         ];
         for (name, version) in found {
-            let rule = format!("firmware version ({name})");
+            let rule = format!("firmware version{when} ({name})");
             match (version, least.get(name)) {
                 (version, Some(least)) => {
                     let new = version.is_some_and(|version| version >= *least);
@@ -434,10 +444,9 @@ impl Work<'_> {
         }
         let endorsed = self.endorsed(shown, &ak);
         let Some(image) = self.image(shown) else { return };
+        let Some(endorsed) = endorsed else { return };
         self.verdict.image = Some(image);
-        if let Some(endorsed) = endorsed
-            && self.demanded(&image, &endorsed)
-        {
+        if self.demanded(&image, &endorsed) {
             self.top = self.top.max(Rung::ImageByTpm);
         }
     }
@@ -536,10 +545,11 @@ impl Work<'_> {
                 }
                 Wanted::Demand(digest) => {
                     wanted.push(hex(digest) + "…");
-                    right |= demands(image, None) == *digest && vouched;
+                    let met = demands(image, None) == *digest && vouched;
+                    (right, self.met) = (right || met, self.met || met);
                     if ek.is_some_and(|ek| demands(image, Some(ek)) == *digest) {
                         self.verdict.vouched_by = Some("the owner of the node, who knows this TPM".to_owned());
-                        right = true;
+                        (right, self.met) = (true, true);
                     }
                 }
                 Wanted::ImageMeasurement(_) | Wanted::FirmwareMeasurement(_) => {}

@@ -176,6 +176,7 @@ impl Verdict {
                 format!("proved is {:?} ({}), demanded is {:?} ({demand})", self.rung.title(), self.rung, demand.title()),
             ));
             self.outcome = Outcome::Refused;
+            (self.image, self.measurement, self.endorsement) = (None, None, None);
         }
         self
     }

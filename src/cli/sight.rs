@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::output::{Look, View, clean, count, fields, table, when};
-use crate::attest::Rung;
+use crate::attest::{Rung, Verdict};
 use crate::config::{Label, bytes, time};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
@@ -124,7 +124,7 @@ impl Sight {
             state,
             address: machine.address,
             node: machine.node_key.map(|B64(key)| node_id(&key)),
-            attestation: proof.as_ref().map(attestation).or(machine.evidence),
+            attestation: proof.as_ref().map(attestation).or_else(|| machine.evidence.map(|_| Verdict::none(true).line())),
             proof,
             seed_source: machine.seed_source,
             folder: machine.dir,

@@ -106,9 +106,12 @@ pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<
     Ok(terms)
 }
 
-/// What was accepted on first use is what must be shown again.
+/// What was proved, or accepted on first use, is what must be shown again. What was only seen beside a proof is neither: it must
+/// not become right by having been seen.
 fn want_again(terms: &mut Terms, before: &Proof) {
-    let image: Option<[u8; 32]> = before.image.as_deref().and_then(from_hex_array);
+    let rung = before.rung.parse().unwrap_or(Rung::Nothing);
+    let stands = |least: Rung| before.discovered || rung >= least;
+    let image: Option<[u8; 32]> = before.image.as_deref().filter(|_| stands(Rung::ImageByTpm)).and_then(from_hex_array);
     if let Some(image) = image {
         terms.want_demand(crate::attest::judge::demands(&image, None));
         let endorsement = before.endorsement.as_deref().and_then(|text| data_encoding::HEXLOWER.decode(text.as_bytes()).ok());
@@ -116,7 +119,7 @@ fn want_again(terms: &mut Terms, before: &Proof) {
             terms.want_demand(crate::attest::judge::demands(&image, Some(&name)));
         }
     }
-    if let Some(digest) = before.measurement.as_deref().and_then(from_hex_array) {
+    if let Some(digest) = before.measurement.as_deref().filter(|_| stands(Rung::ProviderFirmware)).and_then(from_hex_array) {
         terms.expect_measurement(digest);
     }
 }
@@ -134,11 +137,15 @@ fn deployed_with(machine: &Machine, image: &Manifest) -> Result<()> {
 
 /// Judges what a machine shows, accepting what is found on first use where that is demanded. True if it was.
 pub(super) fn judge(terms: &mut Terms, discover: bool, shown: Option<&[u8]>, asked: Asked, answer: &Answer) -> (Verdict, bool) {
+    if !discover || !terms.names_nothing() {
+        return (terms.judge(shown, asked, answer), false);
+    }
+    // What is there to be found, before anything is demanded of it.
+    let demand = std::mem::take(&mut terms.policy.demand);
     let verdict = terms.judge(shown, asked, answer);
-    let nameless = discover && terms.names_nothing();
-    let found = (verdict.image, verdict.measurement);
-    if !nameless || verdict.outcome == Outcome::Refused || found == (None, None) {
-        return (verdict, false);
+    terms.policy.demand = demand;
+    if verdict.outcome == Outcome::Refused || (verdict.image, verdict.measurement) == (None, None) {
+        return (terms.judge(shown, asked, answer), false);
     }
     if let Some(image) = verdict.image {
         terms.want_demand(crate::attest::judge::demands(&image, verdict.endorsement.as_deref()));
@@ -286,7 +293,7 @@ pub fn attest_files(files: &Files, demand: &Demand) -> Result<Verdict> {
 fn report_evidence(report: &Path) -> Result<Vec<u8>> {
     let mut bytes = fs::read(report, MAX_REPORT)?;
     // Tools write it raw or in hex.
-    if let Some(raw) = std::str::from_utf8(&bytes).ok().and_then(|text| hex_bytes(text)) {
+    if let Some(raw) = std::str::from_utf8(&bytes).ok().and_then(hex_bytes) {
         bytes = raw;
     }
     let snp = Some(SnpEvidence { report: bytes, certificates: Vec::new() });

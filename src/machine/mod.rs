@@ -226,12 +226,20 @@ pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progres
             })?;
         }
     }
-    proof::record(cx, label, claimed.node, &claimed.verdict, claimed.discovered)?;
+    record_proof(cx, label, &claimed)?;
     let machine = cx.ledger()?.machine(label)?;
     if seed.is_some() {
         settle(cx, &machine, progress).await?;
     }
     Ok(ClaimOutcome { machine, claimed })
+}
+
+/// A machine that shows nothing, and of which nothing was demanded, gave nothing to verify.
+fn record_proof(cx: &Context, label: &Label, claimed: &Claimed) -> Result<()> {
+    if claimed.verdict.kind == "none" {
+        return Ok(());
+    }
+    proof::record(cx, label, claimed.node, &claimed.verdict, claimed.discovered)
 }
 
 /// The conversation of a claim. What was not proved is recorded as refused, and nothing was handed over.
@@ -369,7 +377,7 @@ pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, pro
             if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
                 return Err(changed_key(label, &pinned, &claimed.node));
             }
-            proof::record(cx, label, claimed.node, &claimed.verdict, claimed.discovered)?;
+            record_proof(cx, label, &claimed)?;
             settle(cx, &machine, progress).await?
         }
         _ => {

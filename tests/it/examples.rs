@@ -47,6 +47,9 @@ fn furnished() -> Home {
     let config = "listen = \"127.0.0.1:0\"\nstate_dir = \"node-state\"\nlabel = \"spare\"\n";
     std::fs::write(home.work().join("node.toml"), config).unwrap();
     std::fs::write(home.work().join("bzImage"), "any bytes").unwrap();
+    for (name, file) in [("report.bin", "report_milan.hex"), ("vcek.der", "vcek_milan.der"), ("chain.pem", "cert_chain_milan")] {
+        std::fs::copy(crate::attest::package("sev").join("tests/certs_data").join(file), home.work().join(name)).unwrap();
+    }
     let _ = std::fs::copy("/usr/share/ovmf/OVMF.fd", home.work().join("OVMF.fd"));
     home
 }
@@ -67,6 +70,15 @@ fn serve() -> std::net::SocketAddr {
 
 /// Brings about what an example expects to find.
 fn prepare(home: &Home, path: &str, script: &str) {
+    if script.contains("machine attest") {
+        // `machine deploy` left one without a TPM, or none.
+        if home.line("machine attest vm").status != Some(0) {
+            let _ = home.line("machine destroy vm --yes");
+            let _ = home.line("machine deploy --on qemu --image out --label vm --tpm").ok();
+            let _ = home.line("machine claim vm").ok();
+        }
+        return;
+    }
     if script.contains("machine deploy") {
         for label in LABELS {
             let _ = home.line(&format!("machine destroy {label} --yes"));
@@ -98,7 +110,7 @@ fn prepare(home: &Home, path: &str, script: &str) {
 
 /// Images hold the static program, and machines boot images.
 fn needs_image(script: &str) -> bool {
-    script.contains("machine build") || script.contains("--on qemu")
+    script.contains("machine build") || script.contains("--on qemu") || script.contains("machine attest")
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn measurements() -> Vec<Entry> {
         row(
             "measured: not what a grant demands, and more is demanded",
             milan().want(Wanted::Demand([1; 20])).demand(ProviderFirmware),
-            weak(GenuineChip, Reason::ProofTooWeak),
+            weak(PinnedKey, Reason::ProofTooWeak),
         ),
         row(
             "measured: firmware where an image is demanded",
