@@ -4,7 +4,7 @@ use crate::attest::eventlog::image::Expected;
 use crate::attest::evidence::Evidence;
 use crate::attest::judge::{Answer, Asked, Case, Challenge, Wanted, judge};
 use crate::attest::policy::MAX_POLICY;
-use crate::attest::x509::Certificate;
+use crate::attest::x509::{Certificate, Crl, MAX_CRL_BYTES};
 use crate::attest::{Fault, Policy, Rung, Verdict, snp};
 use crate::config::time::now_s;
 use crate::config::{Label, fs};
@@ -33,6 +33,7 @@ pub struct Terms {
     pub policy: Policy,
     snp_roots: Vec<snp::Roots>,
     snp_certificates: Option<snp::Certificates>,
+    snp_crl: Option<Crl>,
     tpm_roots: Vec<Certificate>,
     wanted: Vec<Wanted>,
     at: Option<u64>,
@@ -46,6 +47,7 @@ impl Terms {
             policy: Policy::default(),
             snp_roots: vec![amd],
             snp_certificates: None,
+            snp_crl: None,
             tpm_roots: Vec::new(),
             wanted: Vec::new(),
             at: None,
@@ -109,6 +111,18 @@ impl Terms {
         self.tpm_roots.iter().map(|root| pem(root.der())).collect()
     }
 
+    /// Refuses chips whose certificates this list names; the list must be AMD's, and current.
+    pub fn use_revocations(&mut self, file: &Path) -> Result<()> {
+        let bytes = fs::read(file, MAX_CRL_BYTES)?;
+        let none = |fault: Fault| {
+            Error::new(Code::Usage, format!("{} is no list of revoked certificates", file.display()))
+                .because(fault.sentence)
+                .hint("name the CRL of the chip's product, DER, as AMD publishes it")
+        };
+        self.snp_crl = Some(Crl::from_der(&bytes).map_err(none)?);
+        Ok(())
+    }
+
     /// Uses these certificates of a chip instead of those in the evidence.
     pub fn use_certificates(&mut self, certificates: snp::Certificates) {
         self.snp_certificates = Some(certificates);
@@ -162,6 +176,7 @@ impl Terms {
                 policy: &self.policy,
                 snp_roots: &self.snp_roots,
                 snp_certificates: self.snp_certificates.as_ref(),
+                snp_crl: self.snp_crl.as_ref(),
                 tpm_roots: &self.tpm_roots,
                 wanted: &self.wanted,
                 asked,

@@ -10,7 +10,7 @@ use super::tpm::credential::{ek_matches_certificate, make_credential};
 use super::tpm::public::Public;
 use super::tpm::quote::{Quoted, verify};
 use super::verdict::{Finding, Outcome, Rung, Verdict};
-use super::x509::Certificate;
+use super::x509::{Certificate, Crl};
 use crate::encoding::hex;
 use sha2::{Digest, Sha256};
 
@@ -64,6 +64,8 @@ pub struct Case<'a> {
     pub snp_roots: &'a [snp::Roots],
     /// Certificates of the chip from somewhere else than the evidence.
     pub snp_certificates: Option<&'a Certificates>,
+    /// A current list of the certificates that AMD took back; without one, only a list that came with the evidence is used.
+    pub snp_crl: Option<&'a Crl>,
     /// Roots of TPMs, and who gave them.
     pub tpm_roots: &'a [Certificate],
     /// What is right.
@@ -315,11 +317,12 @@ impl Work<'_> {
             SigningKey::Vlek => certificates.only(Endorsement::Vlek),
             _ => certificates,
         };
-        let mut chains = self.case.snp_roots.iter().map(|roots| Chain::verify(&certificates, roots, None, Some(self.case.now)));
-        let first = chains.next().unwrap_or_else(|| Err(Fault::new(Reason::VerifierUnavailable, "no root is trusted")));
-        // Roots that were named beside AMD's have their turn when AMD's do not lead there.
-        let chain = first.or_else(|fault| chains.find_map(Result::ok).ok_or(fault))?;
-        chain.check(&shown.report)
+        // Roots that were named beside AMD's have their turn when AMD's do not lead there; what speaks against the last is told.
+        let mut chain = Err(Fault::new(Reason::VerifierUnavailable, "no root is trusted"));
+        for roots in self.case.snp_roots {
+            chain = chain.or_else(|_| Chain::verify(&certificates, roots, self.case.snp_crl, Some(self.case.now)));
+        }
+        chain?.check(&shown.report)
     }
 
     /// The policy's rules about a genuine report; a fault for each that does not hold.

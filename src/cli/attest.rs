@@ -61,6 +61,9 @@ pub(super) struct DemandArgs {
     /// Certificates that vouch for its TPM, PEM or DER; may be given several times
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     tpm_root: Vec<PathBuf>,
+    /// List of revoked certificates of the chip's product (CRL), DER; it must be current
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    crl: Option<PathBuf>,
     /// Take the image and measurement that are found for the right ones, on first use
     #[arg(long)]
     accept_discovered_measurement: bool,
@@ -73,6 +76,7 @@ impl DemandArgs {
             image: self.image,
             measurement: self.measurement.as_deref().map(attest::measurement).transpose()?,
             tpm_roots: self.tpm_root,
+            crl: self.crl,
             discover: self.accept_discovered_measurement,
         })
     }

@@ -42,6 +42,8 @@ pub struct Demand {
     pub measurement: Option<[u8; 48]>,
     /// Roots of its TPM.
     pub tpm_roots: Vec<PathBuf>,
+    /// Certificates of chips that were taken back.
+    pub crl: Option<PathBuf>,
     /// Accept what is found for right, on first use.
     pub discover: bool,
 }
@@ -49,7 +51,12 @@ pub struct Demand {
 impl Demand {
     /// Whether it demands anything beyond what is recorded.
     pub(super) fn says_something(&self) -> bool {
-        self.policy.is_some() || self.image.is_some() || self.measurement.is_some() || !self.tpm_roots.is_empty() || self.discover
+        self.policy.is_some()
+            || self.image.is_some()
+            || self.measurement.is_some()
+            || !self.tpm_roots.is_empty()
+            || self.crl.is_some()
+            || self.discover
     }
 }
 
@@ -81,6 +88,9 @@ pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<
     }
     for file in &demand.tpm_roots {
         terms.trust_tpm_root(file)?;
+    }
+    if let Some(file) = &demand.crl {
+        terms.use_revocations(file)?;
     }
     let before = match machine.node_key {
         Some(B64(key)) => cx.ledger()?.proved(&key)?,
@@ -279,6 +289,9 @@ pub fn attest_files(files: &Files, demand: &Demand) -> Result<Verdict> {
     }
     for file in &demand.tpm_roots {
         terms.trust_tpm_root(file)?;
+    }
+    if let Some(file) = &demand.crl {
+        terms.use_revocations(file)?;
     }
     match files {
         Files::Report { report, certificates } => {

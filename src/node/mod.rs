@@ -2,6 +2,8 @@
 //!
 //! A node never prompts, never reads the operator's home and needs nothing from the machine but a state folder.
 
+#[cfg(test)]
+mod chip_tests;
 mod claim;
 pub mod config;
 mod control;

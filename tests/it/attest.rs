@@ -377,3 +377,16 @@ fn bad_files_are_named() {
     let said = home.run(&words[..4]).fails(4);
     assert!(said.contains("certificate_missing"), "{said}");
 }
+
+/// The roots and keys that unit tests sign with are made by code that is compiled for them alone.
+#[test]
+fn no_root_of_tests_is_in_the_program() {
+    let holds = |text: &str| Command::new("grep").args(["-a", "-q", "-F", text, crate::home::program()]).status().unwrap().success();
+    assert!(holds("ARK-Milan"), "AMD's own roots are");
+    let source = |file: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/attest").join(file)).unwrap();
+    let (_, rest) = source("snp/synthetic.rs").split_once("CSP_ID: &str = \"").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let marker = rest.split('"').next().unwrap();
+    assert!(!marker.is_empty() && !holds(marker), "{marker}");
+    assert!(source("snp/mod.rs").contains("#[cfg(test)]\npub(crate) mod synthetic;"), "it is compiled for tests alone");
+    assert!(source("x509.rs").contains("#[cfg(test)]\npub(crate) mod forge;"));
+}

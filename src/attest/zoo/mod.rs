@@ -40,6 +40,7 @@ struct Setting {
 impl Setting {
     fn judge(&self, shown: Option<&[u8]>) -> Verdict {
         let case = Case {
+            snp_crl: None,
             policy: &self.policy,
             snp_roots: &self.snp_roots,
             snp_certificates: self.snp_certificates.as_ref(),

@@ -1,0 +1,139 @@
+//! A node on a machine whose processor is one of our own making: it signs what AMD's would sign, under a root that is none of AMD's.
+
+use super::evidence::{Collected, Hardware};
+use super::*;
+use crate::attest::evidence::{SnpEvidence, Subject};
+use crate::attest::judge::{Answer, Asked};
+use crate::attest::snp::synthetic::{ASK_SERIAL, HOW, KEYS, ark_der, blank_report, crl, issuer_der, leaf_der, put, sign_report, table};
+use crate::attest::snp::{Endorsement, Product};
+use crate::attest::x509::forge::NOW;
+use crate::attest::{Outcome, Reason, Rung, Verdict};
+use crate::error::Result;
+use crate::proof::Terms;
+use crate::session::messages::{Activation, Challenge, Message, Offer};
+use crate::session::{CoverKey, bootstrap};
+use std::path::PathBuf;
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+const COVER: [u8; 32] = [5; 32];
+const ASK: &str = "4ab7b379-bbac-4fe4-a02f-05aef327c782";
+const VCEK: &str = "63da758d-e664-4564-adc5-f4b93be8accd";
+
+/// The chip, and whether its host lets debuggers in.
+struct Chip {
+    debug: bool,
+}
+
+impl Hardware for Chip {
+    fn collect(&mut self, subject: &Subject) -> Result<Collected> {
+        let mut report = blank_report(Product::Genoa, Endorsement::Vcek, 3);
+        put(&mut report, 0x050, &subject.report_data());
+        if self.debug {
+            put(&mut report, 0x008, &(0x0003_0000_u64 | 1 << 19).to_le_bytes());
+        }
+        sign_report(&mut report, &KEYS.leaf);
+        let (ask, vcek) = (issuer_der(Product::Genoa, Endorsement::Vcek), leaf_der(Product::Genoa, Endorsement::Vcek));
+        let certificates = table(&[(ASK, &ask), (VCEK, &vcek)]);
+        Ok(Collected { snp: Some(SnpEvidence { report: report.to_vec(), certificates }), tpm: None })
+    }
+
+    fn activate(&mut self, _: &Activation) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::default())
+    }
+}
+
+/// What an operator hears in the bootstrap, and judges.
+struct Place {
+    dir: TempDir,
+    key: [u8; 32],
+    offer: Offer,
+}
+
+const NONCE: [u8; 32] = [1; 32];
+
+impl Place {
+    async fn new(chip: Chip) -> Place {
+        let dir = TempDir::new().unwrap();
+        let cover = dir.path().join("cover");
+        write_cover_file(&cover, &COVER).unwrap();
+        let mut config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("node"), "vm".parse().unwrap());
+        config.claim_by_anyone = true;
+        config.bootstrap_cover_file = Some(cover);
+        let node = Node::start_on(config, Log::in_memory(), Witness::of(Some(Box::new(chip)))).unwrap();
+        let tcp = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+        let mut pipe = bootstrap(tcp, &CoverKey::from_bytes(COVER), &[3; 32]).await.unwrap();
+        pipe.send(&Challenge { nonce: NONCE }.encode()).await.unwrap();
+        let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
+        Place { dir, key: pipe.remote, offer }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let file = self.dir.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        file
+    }
+
+    /// Terms of somebody who trusts this chip's maker.
+    fn trusting(&self) -> Terms {
+        self.file("ark.der", &ark_der(Product::Genoa));
+        let policy = self.file("policy.toml", b"version = 1\n[snp]\nroots = [\"ark.der\"]\n");
+        let mut terms = Terms::load(Some(&policy)).unwrap();
+        // The certificates and lists of tests are of that time.
+        terms.judge_as_of(NOW);
+        terms
+    }
+
+    fn judge(&self, terms: &Terms, node: [u8; 32], nonce: [u8; 32]) -> Verdict {
+        terms.judge(self.offer.evidence.as_deref(), Asked::Nonce(node, nonce), &Answer::NotAsked)
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_bound_to_the_key_that_answers_and_to_the_question() {
+    let place = Place::new(Chip { debug: false }).await;
+    let terms = place.trusting();
+    let verdict = place.judge(&terms, place.key, NONCE);
+    assert_eq!((verdict.outcome, verdict.rung), (Outcome::Verified, Rung::GenuineChip), "{verdict:?}");
+    assert!(verdict.vouched_by.unwrap().contains("not AMD's"), "a root that was given is told as such");
+    for (node, nonce) in [([9; 32], NONCE), (place.key, [9; 32])] {
+        let verdict = place.judge(&terms, node, nonce);
+        assert_eq!((verdict.outcome, verdict.rung), (Outcome::Refused, Rung::PinnedKey));
+        assert_eq!(verdict.reason(), Some(Reason::BindingMismatch));
+    }
+}
+
+#[tokio::test]
+async fn a_chip_of_another_maker_is_nobodys_unless_its_root_is_named() {
+    let place = Place::new(Chip { debug: false }).await;
+    let mut amd = Terms::load(None).unwrap();
+    amd.judge_as_of(NOW);
+    let verdict = place.judge(&amd, place.key, NONCE);
+    assert_eq!(verdict.outcome, Outcome::Refused);
+    assert!(matches!(verdict.reason(), Some(Reason::ChainInvalid | Reason::SignatureInvalid)), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_may_look_inside_is_refused() {
+    let place = Place::new(Chip { debug: true }).await;
+    let verdict = place.judge(&place.trusting(), place.key, NONCE);
+    assert_eq!((verdict.outcome, verdict.reason()), (Outcome::Refused, Some(Reason::DebugEnabled)));
+}
+
+#[tokio::test]
+async fn a_list_of_revoked_certificates_counts_if_it_is_the_makers_and_current() {
+    let place = Place::new(Chip { debug: false }).await;
+    let judged = |list: Vec<u8>| {
+        let mut terms = place.trusting();
+        terms.use_revocations(&place.file("list.crl", &list)).unwrap();
+        place.judge(&terms, place.key, NONCE)
+    };
+    let empty = judged(crl(Product::Genoa, &[]).sign(&KEYS.ark, HOW));
+    assert_eq!(empty.outcome, Outcome::Verified, "{empty:?}");
+    let listed = judged(crl(Product::Genoa, &[&ASK_SERIAL]).sign(&KEYS.ark, HOW));
+    assert_eq!(listed.reason(), Some(Reason::Revoked), "{listed:?}");
+    let foreign = judged(crl(Product::Genoa, &[]).sign(&KEYS.forger, HOW));
+    assert_eq!(foreign.reason(), Some(Reason::RevocationListInvalid), "{foreign:?}");
+    let mut terms = place.trusting();
+    assert!(terms.use_revocations(&place.file("list.crl", b"no list")).unwrap_err().hint_text().is_some());
+}
