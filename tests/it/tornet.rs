@@ -162,8 +162,11 @@ impl Network {
         let idents: Vec<String> = authorities.iter().map(|a| format!("\"{}\"", a.v3ident)).collect();
         let ports: Vec<String> = authorities.iter().filter_map(|a| Some(format!("[\"{}:{}\"]", self.address, a.dir_port?))).collect();
         let (idents, ports) = (idents.join(", "), ports.join(", "));
+        // On loopback a circuit takes milliseconds. Arti learns that as what is usual, and gives up on circuits that a busy
+        // computer, or a relay that has just come back, delays; it would take long to learn better.
+        let patience = "[override_net_params]\ncbtmintimeout = 2000\n";
         format!(
-            "[tor_network]\nfallback_caches = [\n{caches}]\n\n[tor_network.authorities]\nv3idents = [{idents}]\nuploads = [{ports}]\n\
+            "{patience}\n[tor_network]\nfallback_caches = [\n{caches}]\n\n[tor_network.authorities]\nv3idents = [{idents}]\nuploads = [{ports}]\n\
              downloads = [{ports}]\nvotes = [{ports}]\n\n[path_rules]\nipv4_subnet_family_prefix = 33\nipv6_subnet_family_prefix = 129\n\n\
              [address_filter]\nallow_local_addrs = true\nallow_onion_addrs = true\n\n[storage.permissions]\ndangerously_trust_everyone = true\n"
         )
