@@ -258,7 +258,8 @@ async fn possess(
         Ok(claimed) => Ok(claimed),
         Err(claim::Failure::Error(error)) => Err(error),
         Err(claim::Failure::Unproved(node, verdict)) => {
-            proof::record(cx, label, node, &verdict, false)?;
+            // Before it has its seed it answers with a key that it forgets; the machine is known by the pinned one.
+            proof::record(cx, label, machine.node_key.map_or(node, |B64(pinned)| pinned), &verdict, false)?;
             let hint = format!("see why: portdistrict machine logs {label}; to start over: portdistrict machine destroy {label}");
             Err(proof::refusal(label.as_str(), &verdict, hint))
         }
