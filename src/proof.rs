@@ -208,7 +208,7 @@ fn pem(der: &[u8]) -> String {
 }
 
 /// Certificates in a file, PEM or DER.
-pub fn certificates(file: &Path) -> Result<Vec<Certificate>> {
+fn certificates(file: &Path) -> Result<Vec<Certificate>> {
     parse_certificates(&fs::read(file, MAX_CERTIFICATES)?, &file.display().to_string())
 }
 
@@ -243,6 +243,7 @@ pub async fn activate(session: &Session, shown: Option<&[u8]>) -> io::Result<Ans
     match request::<Activated>(session, &EvidenceRequest::Activate(activation)).await {
         Ok(activated) => Ok(challenge.answered(&activated.secret)),
         Err(error) if error.kind() == io::ErrorKind::Other => Ok(Answer::Wrong),
+        // Who is busy has not answered wrongly; it is asked again.
         Err(error) => Err(error),
     }
 }
@@ -256,9 +257,15 @@ async fn request<T: Message>(session: &Session, request: &EvidenceRequest) -> io
     let bytes = tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| io::ErrorKind::TimedOut)??;
     match Reply::<T>::decode(&bytes) {
         Ok(Reply::Done(answer)) => Ok(answer),
-        Ok(Reply::Failed { code, text }) => Err(io::Error::other(format!("{text} ({code})"))),
+        Ok(Reply::Failed { code, text }) => Err(failed(&code, &text)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
+}
+
+/// A node that has no time says so by `refused`; anything else is what its hardware could not do.
+fn failed(code: &str, text: &str) -> io::Error {
+    let kind = if code == Code::Refused.as_str() { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    io::Error::new(kind, format!("{text} ({code})"))
 }
 
 /// Writes a verdict into the ledger.
@@ -284,4 +291,26 @@ pub fn refusal(name: &str, verdict: &Verdict, hint: String) -> Error {
     let error = Error::new(Code::Refused, format!("`{name}` does not prove what is demanded of it; nothing was handed over"));
     let error = verdict.faults.iter().fold(error, |error, fault| error.because(fault.to_string()));
     error.hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_node_is_not_one_that_lied() {
+        assert_eq!(failed(Code::Refused.as_str(), "too many ask").kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(failed(Code::Failed.as_str(), "the TPM did not do it").kind(), io::ErrorKind::Other);
+    }
+
+    #[test]
+    fn roots_come_back_from_the_file_they_were_saved_in() {
+        let der = include_bytes!("attest/snp/roots/ark-milan.der");
+        let mut terms = Terms::load(None).unwrap();
+        terms.trust_tpm_roots(der, "a root").unwrap();
+        let pem = terms.tpm_roots_pem();
+        let mut again = Terms::load(None).unwrap();
+        again.trust_tpm_roots(pem.as_bytes(), "a file").unwrap();
+        assert_eq!(again.tpm_roots[0].der(), der);
+    }
 }
