@@ -27,6 +27,7 @@ pub use data::{Content, content, secure_boot};
 pub use kind::EventType;
 pub use parse::parse;
 
+use crate::encoding::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -117,9 +118,4 @@ fn extend(register: &Sha256Value, digest: &Sha256Value) -> Sha256Value {
 
 fn sha256(bytes: &[u8]) -> Sha256Value {
     Sha256::digest(bytes).into()
-}
-
-/// All digits of a value.
-fn hex(value: &[u8]) -> String {
-    value.iter().map(|byte| format!("{byte:02x}")).collect()
 }

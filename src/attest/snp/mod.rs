@@ -28,6 +28,7 @@ pub use tcb::{TcbParts, TcbVersion};
 pub use verify::{Chain, Genuine};
 
 use crate::attest::{Fault, Reason};
+use crate::encoding::hex;
 
 fn malformed(sentence: impl Into<String>) -> Fault {
     Fault::new(Reason::Malformed, sentence)
@@ -35,9 +36,4 @@ fn malformed(sentence: impl Into<String>) -> Fault {
 
 fn mismatch(sentence: impl Into<String>) -> Fault {
     Fault::new(Reason::CertificateMismatch, sentence)
-}
-
-/// Bytes as lower-case hexadecimal digits, for sentences.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
