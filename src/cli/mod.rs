@@ -17,6 +17,7 @@ mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod policy;
 mod progress;
 mod sight;
 mod status;
@@ -122,6 +123,8 @@ enum Command {
     Exit(exit::ExitCommand),
     #[command(subcommand)]
     Grant(grant::GrantCommand),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
     #[command(subcommand, hide = true)]
@@ -271,6 +274,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Grant(command) => grant::run(call, &command),
         Command::Identity(command) => identity::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
+        Command::Policy(command) => policy::run(call, &command),
         Command::Ledger(command) => ledger::run(call, &command),
         Command::Node(command) => node::run(call, &command),
         Command::Completions(args) => generate::completions(call, &args),

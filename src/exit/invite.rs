@@ -6,9 +6,10 @@ use crate::context::Context;
 use crate::encoding::cbor::Map;
 use crate::encoding::from_hex_array;
 use crate::error::{Code, Error, Result};
-use crate::ledger::kinds::{Blob, GrantIssued, GrantLimits};
+use crate::ledger::kinds::{Blob, Body, GrantIssued, GrantLimits};
 use crate::ledger::{B64, Machine, MachineState};
 use crate::owner::{Control, ONION, ONION_RESTRICTED};
+use crate::policy::{self, Act, Asked, Lend};
 use crate::session::messages::Discovery;
 use crate::token::{Grant, Invite, Limits, Mode, Onion, Role, Secret16, SignedGrant, Transport};
 use serde_json::Value;
@@ -100,6 +101,13 @@ pub async fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<In
             Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d")
         );
     }
+    let lend = Lend {
+        mode: request.mode.as_str(),
+        life: request.lifetime.as_secs(),
+        bytes: request.limits.bytes,
+        today: policy::today(cx, GrantIssued::KIND)?,
+    };
+    policy::guard(cx, &Act::Lend(lend), request.name.as_str(), Asked::dry_run(dry_run))?;
     let secret = Secret16::random();
     let evidence = request.evidence.map(|evidence| demanded(cx, &request.node, node, evidence)).transpose()?;
     let grant = grant(cx, request, node, secret.subject(), evidence)?;

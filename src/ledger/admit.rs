@@ -35,6 +35,7 @@ pub(super) fn check(
             missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list")
         }
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
+        kinds::PolicySet::KIND => next_policy(conn, body)?,
         kinds::ExitForgotten::KIND => missing(there(EXIT, "name")?, "exit", &name("name"), "portdistrict exit list"),
         _ => Ok(()),
     })
@@ -65,6 +66,18 @@ pub(super) fn certified(body: &kinds::IdentityCreated) -> bool {
 fn other_exit(conn: &Connection, name: &str, node_key: &str) -> rusqlite::Result<Result<()>> {
     let other = conn.prepare_cached("SELECT 1 FROM exits WHERE name = ?1 AND node_key <> ?2")?.exists([name, node_key])?;
     Ok(taken(other, "an exit", name, "portdistrict exit show"))
+}
+
+/// Each policy follows the one that its author saw.
+fn next_policy(conn: &Connection, body: &Map<String, Value>) -> rusqlite::Result<Result<()>> {
+    let last: u64 =
+        conn.prepare_cached("SELECT coalesce(max(number), 0) FROM policies")?.query_row([], |row| Ok(super::unsigned(row.get(0)?)))?;
+    let number = body.get("number").and_then(Value::as_u64);
+    Ok(if number == Some(last + 1) {
+        Ok(())
+    } else {
+        Err(Error::new(Code::Exists, format!("the policy was changed meanwhile: number {last} holds")).hint("portdistrict policy show"))
+    })
 }
 
 fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {

@@ -247,6 +247,31 @@ kinds! {
         /// The node's Noise key.
         node_key: B64<32>,
     }
+
+    /// What may be done from now on.
+    PolicySet = "policy.set" {
+        /// Counts from 1; of two devices that change it at once, one finds its number taken.
+        number: u64,
+        /// The document, as in `policy.toml`.
+        policy: Map<String, Value>,
+        /// Why, in words; may be empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    }
+
+    /// The policy stopped an act.
+    PolicyRefused = "policy.refused" {
+        /// `deploy`, `claim`, `invite` or `edit`.
+        act: String,
+        /// Of what: a machine, a friend.
+        name: String,
+        /// The rule that decided, as a path into the document.
+        rule: String,
+        /// In words.
+        why: String,
+        /// The span that set the policy.
+        policy: B64<32>,
+    }
 }
 
 /// Bounds of a grant; none means unlimited.

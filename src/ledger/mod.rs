@@ -15,7 +15,7 @@ mod verify;
 
 pub use hlc::{Hlc, MAX_AHEAD_MS};
 pub use log::{Entry, Filter, Follower};
-pub use query::{Exit, GrantRow, Machine, MachineState, Proof, Reuse, Revoked};
+pub use query::{Exit, GrantRow, Machine, MachineState, PolicyRow, Proof, Reuse, Revoked};
 pub use span::{B64, MAX_SPAN, Span, SpanError, SpanId, id_of};
 pub use verify::{Broken, Report, verify_file};
 

@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 9] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points"];
+pub(super) const TABLES: [&str; 10] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points", "policies"];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -46,6 +46,9 @@ CREATE TABLE proved (
 CREATE TABLE points (
   node_key TEXT NOT NULL, event TEXT NOT NULL, ms INTEGER NOT NULL, span TEXT NOT NULL, PRIMARY KEY (node_key, event)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE policies (
+  number INTEGER PRIMARY KEY, policy TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL, set_ms INTEGER NOT NULL, span TEXT NOT NULL
+) STRICT;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
@@ -126,6 +129,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
+        kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
         _ => Ok(()),
     }
 }
@@ -295,6 +299,28 @@ impl At<'_> {
             self.conn,
             "INSERT OR REPLACE INTO pins (address, node_key, pinned_ms) VALUES (?1, ?2, ?3)",
             params![body.address, body.node_key.to_string(), self.ms],
+        )
+    }
+
+    /// A policy counts if the one before it let its author change it; of two with one number the first one here stays.
+    fn policy_set(&self, author: &str, body: &kinds::PolicySet) -> rusqlite::Result<()> {
+        let before: Option<String> = self
+            .conn
+            .prepare_cached("SELECT policy FROM policies WHERE number = ?1")?
+            .query_row([int(body.number) - 1], |row| row.get(0))
+            .optional()?;
+        let editors =
+            before.and_then(|text| serde_json::from_str::<Value>(&text).ok()).and_then(|mut policy| match policy["editors"].take() {
+                Value::Array(editors) => Some(editors),
+                _ => None,
+            });
+        if editors.is_some_and(|editors| !editors.iter().any(|editor| editor == author)) {
+            return Ok(());
+        }
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO policies (number, policy, reason, author, set_ms, span) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![int(body.number), json(&body.policy), body.reason, author, self.ms, self.id],
         )
     }
 }

@@ -102,6 +102,23 @@ pub struct Reuse {
     pub last: u64,
 }
 
+/// A policy as it was set.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyRow {
+    /// Counts from 1.
+    pub number: u64,
+    /// The document.
+    pub policy: Map<String, Value>,
+    /// Why, in words; may be empty.
+    pub reason: String,
+    /// The device that set it.
+    pub author: B64<32>,
+    /// Unix milliseconds.
+    pub set_ms: u64,
+    /// The span that set it.
+    pub span: SpanId,
+}
+
 /// A grant that was issued, revoked or not.
 #[derive(Clone, Debug, Serialize)]
 pub struct GrantRow {
@@ -244,6 +261,18 @@ impl Ledger {
         Ok(found.into_iter().next())
     }
 
+    /// Every policy that ever held, newest first.
+    pub fn policies(&self) -> Result<Vec<PolicyRow>> {
+        self.rows("SELECT number, policy, reason, author, set_ms, span FROM policies ORDER BY number DESC", [], policy)
+    }
+
+    /// How many spans of a kind there are since a time, Unix milliseconds.
+    pub fn count_since(&self, kind: &str, since_ms: u64) -> Result<u64> {
+        let since = i64::try_from(since_ms).unwrap_or(i64::MAX);
+        let found = self.rows("SELECT count(*) FROM spans WHERE kind = ?1 AND ms >= ?2", params![kind, since], |row| uint(row, 0))?;
+        Ok(found.into_iter().next().unwrap_or(0))
+    }
+
     /// The identity this ledger belongs to, as its first span says; none while it is empty.
     pub fn identity(&self) -> Result<Option<B64<32>>> {
         let found = self.rows("SELECT bytes FROM spans ORDER BY pos LIMIT 1", [], |row| row.get::<_, Vec<u8>>(0))?;
@@ -268,6 +297,17 @@ impl Ledger {
         let answer = || conn.prepare_cached(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
         answer().map_err(|error| store::failed(self.path(), "read", error))
     }
+}
+
+fn policy(row: &Row<'_>) -> rusqlite::Result<PolicyRow> {
+    Ok(PolicyRow {
+        number: uint(row, 0)?,
+        policy: from_json(row, 1)?,
+        reason: row.get(2)?,
+        author: parsed(row, 3)?,
+        set_ms: uint(row, 4)?,
+        span: parsed(row, 5)?,
+    })
 }
 
 fn proof(row: &Row<'_>) -> rusqlite::Result<Proof> {

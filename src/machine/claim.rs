@@ -51,6 +51,8 @@ pub struct Target<'a> {
     pub label: &'a Label,
     /// The seed to hand over, to a machine that keeps none itself.
     pub seed: Option<&'a Seed>,
+    /// Asked when its evidence is known, before anything is handed over.
+    pub permit: &'a dyn Fn(&Verdict) -> Result<()>,
 }
 
 /// Has a node prove what the terms demand; then proves to it that we are its owner, hands over its seed if it needs one, and
@@ -74,6 +76,7 @@ pub async fn claim(
     if verdict.outcome == Outcome::Refused {
         return Err(Failure::Unproved(pipe.remote, Box::new(verdict)));
     }
+    (target.permit)(&verdict)?;
     step.done();
 
     let step = progress.step("prove ownership");

@@ -10,6 +10,7 @@ pub mod claim;
 mod folder;
 mod local;
 mod packages;
+mod permit;
 pub mod predict;
 mod process;
 pub mod provider;
@@ -21,7 +22,7 @@ mod tools;
 pub use claim::Claimed;
 pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
-use crate::attest::{Outcome, Rung};
+use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
 use crate::encoding::{base64, from_base64_array, node_id};
@@ -30,6 +31,7 @@ use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
 use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
+use crate::policy::Asked;
 use crate::progress::Progress;
 use crate::proof;
 use crate::session::messages::{OnionState, OnionStatus, Status};
@@ -143,12 +145,15 @@ fn tor_plan(order: &TorOrder) -> Result<TorPlan> {
 
 /// What [`deploy`] would do, one sentence each.
 pub fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
-    order.on.provider().describe(&plan(cx, order)?)
+    let plan = plan(cx, order)?;
+    permit::deploy(cx, order, Asked::DryRun)?;
+    order.on.provider().describe(&plan)
 }
 
 /// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
 pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Result<Machine> {
     let mut plan = plan(cx, order)?;
+    permit::deploy(cx, order, Asked::InEarnest)?;
     if let (Some(file), None) = (&order.seed_file, &plan.seed) {
         // Written before it is used: an address that was handed out must be one that can be had again.
         let seed = Seed::random()?;
@@ -253,7 +258,8 @@ async fn possess(
 ) -> Result<Claimed> {
     let label = &machine.label;
     let terms = attest::terms(cx, machine, demand)?;
-    let target = claim::Target { address: dial_address(machine)?, cover: &cover.0, label, seed };
+    let permit = |verdict: &Verdict| permit::claim(cx, label, verdict);
+    let target = claim::Target { address: dial_address(machine)?, cover: &cover.0, label, seed, permit: &permit };
     match claim::claim(&target, terms, demand.discover, cx.keyring()?, progress).await {
         Ok(claimed) => Ok(claimed),
         Err(claim::Failure::Error(error)) => Err(error),

@@ -227,6 +227,16 @@ mod tests {
     }
 
     #[test]
+    fn the_one_in_the_guide_is_a_policy() {
+        let guide = include_str!("../../docs/operators-guide.md");
+        let (_, rest) = guide.split_once("## The policy").unwrap();
+        let (_, rest) = rest.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let policy = Policy::parse("the guide", &text.replace('…', &"0".repeat(64))).unwrap();
+        assert!(policy.signatures_required && policy.reach.len() == 1);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused_with_its_place() {
         let long = format!("version = 1\n#{}", "x".repeat(MAX_POLICY));
         let twice = "version = 1\n[deploy]\nproviders = ['a', 'a']";

@@ -74,6 +74,11 @@ pub(super) fn is_here(dir: &Path) -> bool {
 /// The provider.
 pub(super) struct Qemu;
 
+/// The description of the image that a machine would start.
+pub(super) fn image_of(vm: &VmPlan) -> Result<Manifest> {
+    disk::find(&vm.image).map(|found| found.manifest)
+}
+
 impl Provider for Qemu {
     fn describe(&self, plan: &Plan) -> Result<Vec<String>> {
         let vm = vm_of(plan)?;
