@@ -9,6 +9,7 @@ mod complete;
 mod demo;
 mod doctor;
 mod exit;
+mod explain;
 mod generate;
 mod grant;
 mod identity;
@@ -89,6 +90,9 @@ struct Global {
     /// When to use colour
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_default_value = true)]
     color: Color,
+    /// After a refusal, say which rule made it and which entry of the ledger
+    #[arg(long, global = true)]
+    explain: bool,
     /// Answer questions with yes
     #[arg(long, short = 'y', global = true)]
     yes: bool,
@@ -165,6 +169,11 @@ impl Call {
         self.block_on(async {
             tokio::select! { done = work => done, () = gone => Ok(()) }
         })
+    }
+
+    /// Why it was refused, for a person; programs find the same in the JSON of the error.
+    fn explain(&self, error: &Error) -> Option<String> {
+        if self.out.json() { None } else { explain::explain(error, self.paths().ok().as_ref(), &self.out.look_of_errors()) }
     }
 
     /// The folders in use.
@@ -247,7 +256,10 @@ pub fn main() -> ExitCode {
     let call = Call { out: Output::new(Choice { json, quiet, color, yes }), global: cli.global };
     logging(call.global.verbose, color, matches!(cli.command, Command::Node(_)));
     let done = run(&call, cli.command);
-    finish(&call.out, done)
+    let explained = done.as_ref().err().filter(|_| call.global.explain).and_then(|error| call.explain(error));
+    let code = finish(&call.out, done);
+    explained.into_iter().for_each(|text| output::note(&text));
+    code
 }
 
 /// The outcome as an exit status; an error is told first.

@@ -245,6 +245,11 @@ impl Output {
         text
     }
 
+    /// How stderr is coloured.
+    pub(super) fn look_of_errors(&self) -> Look {
+        self.stderr
+    }
+
     /// Prints an error as `error:`, `cause:` and `hint:` lines, or as JSON, on stderr.
     pub fn error(&self, error: &Error) {
         note(&if self.choice.json { error_json(error) } else { self.error_text(error) });
@@ -260,6 +265,8 @@ fn error_json(error: &Error) -> String {
             "message": error.message(),
             "hint": error.hint_text(),
             "causes": error.causes(),
+            "rule": error.ruling().map(|ruling| &ruling.rule),
+            "entry": error.ruling().and_then(|ruling| ruling.entry.as_ref()),
         }
     });
     format!("{body}\n")

@@ -92,7 +92,8 @@ fn refuse(cx: &Context, current: &Current, decision: &Decision, act: &str, name:
         })?;
     }
     Err(Error::new(Code::Refused, format!("the policy refuses to {act} `{name}`: {}", decision.why))
-        .because(format!("rule {} of policy {}, span {}", decision.rule, row.number, row.span))
+        .because(format!("rule {} of policy {}, entry {}", decision.rule, row.number, row.span))
+        .ruled(decision.rule.clone(), Some(row.span.to_string()))
         .hint("see it with `portdistrict policy show`; change it with `portdistrict policy set FILE`"))
 }
 

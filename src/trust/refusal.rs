@@ -146,7 +146,10 @@ impl Refusal {
 
     /// The refusal as the error that a command ends with.
     pub fn to_error(self, exit: &str) -> Error {
-        Error::new(Code::Refused, self.for_friend(exit)).because(format!("the node answered {self}")).hint(self.remedy())
+        Error::new(Code::Refused, self.for_friend(exit))
+            .because(format!("the node answered {self}"))
+            .ruled(self.as_str(), None)
+            .hint(self.remedy())
     }
 }
 

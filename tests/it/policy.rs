@@ -26,7 +26,7 @@ fn json(home: &Home, line: &str) -> Value {
 }
 
 fn entries(home: &Home, kind: &str) -> usize {
-    home.line(&format!("ledger log --kind {kind} --json")).ok().lines().count()
+    json(home, &format!("ledger log --kind {kind}"))["entries"].as_array().unwrap().len()
 }
 
 #[test]
@@ -42,6 +42,12 @@ fn what_a_policy_refuses_is_not_done_and_is_recorded_with_its_rule() {
     for said in ["invite.modes", &span, "portdistrict policy show"] {
         assert!(refused.stderr.contains(said), "{said}: {refused}");
     }
+    let explained = home.line("exit invite --node home --for anna --mode many --explain");
+    for said in ["rule: invite.modes", "Invites may have only the modes", &format!("entry: {span}"), "policy.set, number"] {
+        assert!(explained.stderr.contains(said), "{said}: {explained}");
+    }
+    let told: Value = serde_json::from_str(&home.line("exit invite --node home --for anna --mode many --json").stderr).unwrap();
+    assert_eq!((&told["error"]["rule"], &told["error"]["entry"]), (&"invite.modes".into(), &span.as_str().into()), "{told}");
     let _ = home.line("exit invite --node home --for anna").ok();
     let second = home.line("exit invite --node home --for bert");
     assert_eq!(second.status, Some(4), "{second}");
@@ -111,8 +117,8 @@ fn why_names_the_entry_that_decides_and_diff_who_loses() {
     assert_eq!(json(&home, "policy why anna example.org:443")["allowed"], true);
     let _ = home.line("grant revoke anna --yes").ok();
     let answer = json(&home, "policy why anna example.org:443");
-    let revoked: Value = serde_json::from_str(&home.line("ledger log --kind grant.revoked --json").ok()).unwrap();
-    assert_eq!((&answer["allowed"], &answer["spans"][0]), (&Value::Bool(false), &revoked["id"]), "{answer}");
+    let revoked = &json(&home, "ledger log --kind grant.revoked")["entries"][0]["id"];
+    assert_eq!((&answer["allowed"], &answer["spans"][0]), (&Value::Bool(false), revoked), "{answer}");
     let nobody = home.line("policy why carl example.org:443").ok();
     assert!(nobody.contains("nothing was ever granted"), "{nobody}");
     gone(&home);
