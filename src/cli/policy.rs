@@ -13,6 +13,7 @@ use crate::ledger::{B64, Filter, GrantRow, PolicyRow};
 use crate::policy::{self, Act, Answer, Change, Current, Decision, Lend, Lent, MAX_POLICY, Policy};
 use crate::token::SignedGrant;
 use crate::trust::Destination;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use std::io::Read;
@@ -108,7 +109,7 @@ pub(super) struct CheckDeploy {
 #[command(after_long_help = "EXAMPLES:\n  One that proves nothing but its key:\n    portdistrict policy check claim --rung pinned-key")]
 pub(super) struct CheckClaim {
     /// The rung on which it stands
-    #[arg(long, value_name = "RUNG", value_parser = |text: &str| text.parse::<Rung>())]
+    #[arg(long, value_name = "RUNG", value_parser = PossibleValuesParser::new(Rung::ALL.map(Rung::as_str)).try_map(|text| text.parse::<Rung>()))]
     rung: Rung,
     /// Its evidence was verified
     #[arg(long)]
