@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "launch_firmware", run: launch_firmware },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
+    Target { name: "rules_decode", run: rules_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
     Target { name: "snp_report", run: snp_report },
@@ -186,6 +187,15 @@ pub fn grant_decode(data: &[u8]) {
         if signed.verify_signature() {
             assert_eq!(SignedGrant::from_blob(&signed.to_blob()), Ok(signed));
         }
+    }
+}
+
+/// Rules that are read are written as the same bytes, and deciding by them ends.
+pub fn rules_decode(data: &[u8]) {
+    if let Ok(signed) = crate::token::SignedRules::decode(data) {
+        assert_eq!(signed.encode(), data);
+        let to = crate::trust::Destination { name: Some("www.example.org".to_owned()), ip: None, port: 443 };
+        signed.rules().allow(&[[0; 8]], &to);
     }
 }
 

@@ -9,6 +9,7 @@ mod grant;
 mod identity;
 mod invite;
 mod revocation;
+mod rules;
 mod secret;
 mod signed;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
 pub use identity::{Identity, SignedIdentity};
 pub use invite::{DIRECT_BLOB_LIMIT, Invite, Onion, TOR_BLOB_LIMIT, Transport};
 pub use revocation::{Revocation, SignedRevocation, Target};
+pub use rules::{RULES_LIMIT, Rule, Rules, SignedRules};
 pub use secret::Secret16;
 
 /// The last second of the year 9999: nothing later can be shown as a date, so nothing later is accepted.
