@@ -17,6 +17,7 @@ mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod peer;
 mod progress;
 mod sight;
 mod status;
@@ -116,6 +117,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    #[command(subcommand)]
+    Peer(peer::PeerCommand),
     #[command(subcommand)]
     Machine(machine::MachineCommand),
     #[command(subcommand)]
@@ -270,6 +273,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Exit(command) => return exit::run(call, command),
         Command::Grant(command) => grant::run(call, &command),
         Command::Identity(command) => identity::run(call, &command),
+        Command::Peer(command) => peer::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
         Command::Ledger(command) => ledger::run(call, &command),
         Command::Node(command) => node::run(call, &command),

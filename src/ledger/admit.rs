@@ -35,6 +35,8 @@ pub(super) fn check(
             missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list")
         }
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
+        kinds::PeerAdded::KIND => super::peers::admit_added(conn, body)?,
+        kind if kind.starts_with("peer.") && kinds::KNOWN.contains(&kind) => super::peers::admit(conn, kind, &name("id"))?,
         kinds::ExitForgotten::KIND => missing(there(EXIT, "name")?, "exit", &name("name"), "portdistrict exit list"),
         _ => Ok(()),
     })
@@ -67,14 +69,14 @@ fn other_exit(conn: &Connection, name: &str, node_key: &str) -> rusqlite::Result
     Ok(taken(other, "an exit", name, "portdistrict exit show"))
 }
 
-fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
+pub(super) fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
     if there {
         return Err(Error::new(Code::Exists, format!("there is {noun} `{name}` already")).hint(format!("{show} {name}")));
     }
     Ok(())
 }
 
-fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
+pub(super) fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
     if !there {
         return Err(Error::new(Code::NotFound, format!("there is no {noun} `{name}`")).hint(list));
     }

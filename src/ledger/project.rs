@@ -2,16 +2,18 @@
 //! dropped at any time and are made again from the spans.
 
 use super::kinds::{self, Body};
+use super::peers;
 use super::span::Span;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 9] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points"];
+pub(super) const TABLES: [&str; 12] =
+    ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points", "peers", "peer_events", "peer_faults"];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -78,6 +80,7 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
 /// Makes empty tables.
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(SCHEMA)?;
+    conn.execute_batch(peers::SCHEMA)?;
     conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
 }
 
@@ -126,6 +129,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
+        kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
         _ => Ok(()),
     }
 }

@@ -9,15 +9,17 @@ mod grant;
 mod identity;
 mod invite;
 mod revocation;
+mod rotation;
 mod secret;
 mod signed;
 #[cfg(test)]
 mod tests;
 
 pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
-pub use identity::{Identity, SignedIdentity};
+pub use identity::{Identity, MAX_ROTATIONS, SignedIdentity};
 pub use invite::{DIRECT_BLOB_LIMIT, Invite, Onion, TOR_BLOB_LIMIT, Transport};
 pub use revocation::{Revocation, SignedRevocation, Target};
+pub use rotation::{Rotation, SignedRotation};
 pub use secret::Secret16;
 
 /// The last second of the year 9999: nothing later can be shown as a date, so nothing later is accepted.

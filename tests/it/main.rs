@@ -13,6 +13,7 @@ mod luck;
 mod machine;
 mod ndpi;
 mod net;
+mod peers;
 mod readme;
 mod story;
 mod tor;
