@@ -20,7 +20,7 @@ use crate::session::messages::{
     Offer, PolicyReply, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
-use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
+use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, SignedRotation, base45};
 
 /// One decoder under test.
 pub struct Target {
@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "rules_decode", run: rules_decode },
+    Target { name: "rotation_decode", run: rotation_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
     Target { name: "snp_report", run: snp_report },
@@ -234,6 +235,14 @@ pub fn handshake_payloads(data: &[u8]) {
 /// The head of a request to the local proxy.
 pub fn http_head(data: &[u8]) {
     crate::exit::proxy::read_http_head(data);
+}
+
+/// What is accepted is the one spelling.
+pub fn rotation_decode(data: &[u8]) {
+    if let Ok(signed) = SignedRotation::decode(data) {
+        assert_eq!(signed.encode(), data);
+        let _ = signed.verify();
+    }
 }
 
 /// A frame's plaintext, taken in by a session; what it counts stays in step with what it holds.

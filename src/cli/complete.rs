@@ -3,8 +3,8 @@
 use crate::config::Paths;
 use crate::ledger::Ledger;
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
-use std::ffi::OsString;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Answers and exits if a shell asks (variable `COMPLETE`); costs one look at the environment otherwise.
@@ -37,6 +37,15 @@ pub(super) fn exits() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let rows = ledger().and_then(|ledger| ledger.exits().ok()).unwrap_or_default();
         rows.into_iter().map(|exit| candidate(exit.name.as_str(), exit.addresses.join(", "))).collect()
+    })
+}
+
+/// The peers whose names begin with what was typed; of ten thousand the others are not even read.
+pub(super) fn peers() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let Some(typed) = typed.to_str() else { return Vec::new() };
+        let rows = ledger().and_then(|ledger| ledger.peer_names(typed).ok()).unwrap_or_default();
+        rows.into_iter().map(|(name, state)| candidate(&name, state)).collect()
     })
 }
 

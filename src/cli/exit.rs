@@ -279,9 +279,9 @@ impl View for Made {
 }
 
 /// The code in half blocks, two modules a character; the smallest correction keeps it within 80 columns.
-fn draw(text: &str) -> Result<String> {
+pub(super) fn draw(text: &str) -> Result<String> {
     let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
-        .map_err(|e| Error::new(Code::Failed, "the invite does not fit a QR code").cause(e).hint("make it without --qr"))?;
+        .map_err(|e| Error::new(Code::Failed, "this does not fit a QR code").cause(e).hint("make it without --qr"))?;
     // Terminals are dark: light modules are drawn, dark ones left away.
     let (dark, light) = (qrcode::render::unicode::Dense1x2::Light, qrcode::render::unicode::Dense1x2::Dark);
     Ok(code.render::<qrcode::render::unicode::Dense1x2>().dark_color(dark).light_color(light).build())

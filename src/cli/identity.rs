@@ -58,7 +58,7 @@ pub(super) struct UnlockArgs {}
 ///
 /// It holds public keys only. Whoever gets it can check with `identity verify` that it was not changed on the way.
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  Send it to a friend:\n    portdistrict identity export --name anna > anna.txt")]
+#[command(after_long_help = "EXAMPLES:\n  Send it to a friend:\n    portdistrict identity export --name anna > me.txt")]
 pub(super) struct ExportArgs {
     /// How you are called, for the one who gets it
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
@@ -67,8 +67,8 @@ pub(super) struct ExportArgs {
 
 /// Check a signed identity and show whose it is
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  From a file, as it came out of a chat:\n    portdistrict identity export > anna.txt\n    \
-                             portdistrict identity verify @anna.txt\n  From a pipe:\n    portdistrict identity export | portdistrict identity verify -")]
+#[command(after_long_help = "EXAMPLES:\n  From a file, as it came out of a chat:\n    portdistrict identity export > me.txt\n    \
+                             portdistrict identity verify @me.txt\n  From a pipe:\n    portdistrict identity export | portdistrict identity verify -")]
 pub(super) struct VerifyArgs {
     /// The line; `-` reads it from standard input, `@FILE` from a file
     #[arg(value_name = "BLOB", value_hint = ValueHint::Other)]
@@ -159,6 +159,8 @@ pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
                 ecdh: crate::keyring::x25519_public(&keyring.identity.derive(crate::keyring::Purpose::IdentityEcdh)),
                 name: args.name.clone(),
                 issued: cx.now(),
+                client: Some(keyring.client_noise_public()),
+                rotations: Vec::new(),
             };
             call.out.show(&Exported { id: keyring.node_id(), blob: identity.sign(&keyring.identity_key()).to_blob() })
         }

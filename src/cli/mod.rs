@@ -18,6 +18,7 @@ mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod peer;
 mod policy;
 mod progress;
 mod sight;
@@ -121,6 +122,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    #[command(subcommand)]
+    Peer(peer::PeerCommand),
     #[command(subcommand)]
     Machine(machine::MachineCommand),
     #[command(subcommand)]
@@ -285,6 +288,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Exit(command) => return exit::run(call, command),
         Command::Grant(command) => grant::run(call, &command),
         Command::Identity(command) => identity::run(call, &command),
+        Command::Peer(command) => peer::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
         Command::Policy(command) => policy::run(call, &command),
         Command::Ledger(command) => ledger::run(call, &command),

@@ -36,6 +36,8 @@ pub(super) fn check(
         }
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
         kinds::PolicySet::KIND => next_policy(conn, body)?,
+        kinds::PeerAdded::KIND => super::peers::admit_added(conn, body)?,
+        kind if kind.starts_with("peer.") && kinds::KNOWN.contains(&kind) => super::peers::admit(conn, kind, &name("id"))?,
         kinds::ExitForgotten::KIND => missing(there(EXIT, "name")?, "exit", &name("name"), "portdistrict exit list"),
         _ => Ok(()),
     })
@@ -80,14 +82,14 @@ fn next_policy(conn: &Connection, body: &Map<String, Value>) -> rusqlite::Result
     })
 }
 
-fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
+pub(super) fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
     if there {
         return Err(Error::new(Code::Exists, format!("there is {noun} `{name}` already")).hint(format!("{show} {name}")));
     }
     Ok(())
 }
 
-fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
+pub(super) fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
     if !there {
         return Err(Error::new(Code::NotFound, format!("there is no {noun} `{name}`")).hint(list));
     }

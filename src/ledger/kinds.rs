@@ -272,6 +272,95 @@ kinds! {
         /// The span that set the policy.
         policy: B64<32>,
     }
+
+    /// Somebody's identity became known, or known anew: a newer blob, or a new key in place of an old one.
+    PeerAdded = "peer.added" {
+        /// The node id of the key.
+        id: String,
+        /// The Ed25519 identity key.
+        key: B64<32>,
+        /// The X25519 key to seal to; absent where only the key was handed over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sealing: Option<B64<32>>,
+        /// The X25519 key of the peer's device as a client of nodes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<B64<32>>,
+        /// What it is called here.
+        name: Label,
+        /// `blob`, `adopted` or `rotated`.
+        provenance: String,
+        /// `host:port` where it was seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// When the blob was made, Unix seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issued: Option<u64>,
+        /// What a rotated key takes over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succeeds: Option<Succeeds>,
+    }
+
+    /// The owner compared words with a peer.
+    PeerVerified = "peer.verified" {
+        /// Which peer.
+        id: String,
+        /// `words` or `qr`.
+        how: String,
+    }
+
+    /// The owner trusts a peer.
+    PeerTrusted = "peer.trusted" {
+        /// Which peer.
+        id: String,
+        /// Whether that was done without comparing words.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unverified: bool,
+    }
+
+    /// A peer is trusted less than before.
+    PeerDemoted = "peer.demoted" {
+        /// Which peer.
+        id: String,
+        /// `seen` or `verified`.
+        to: String,
+    }
+
+    /// A peer's key is not to be believed any more.
+    PeerRevoked = "peer.revoked" {
+        /// Which peer.
+        id: String,
+        /// Why, in words; may be empty.
+        #[serde(default)]
+        reason: String,
+    }
+
+    /// A peer is no longer listed; what happened stays known.
+    PeerForgotten = "peer.forgotten" {
+        /// Which peer.
+        id: String,
+    }
+
+    /// Another key came under the name of a known peer and was refused.
+    PeerRefused = "peer.refused" {
+        /// The peer that has the name.
+        id: String,
+        /// The key that came.
+        found: B64<32>,
+    }
+}
+
+/// What a rotated key takes over from the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succeeds {
+    /// The id of the key until now.
+    pub id: String,
+    /// The state it had here.
+    pub state: String,
+    /// How it was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<String>,
+    /// The signed rotations from there to here, oldest first.
+    pub rotations: Vec<Blob>,
 }
 
 /// Bounds of a grant; none means unlimited.

@@ -7,6 +7,7 @@ mod admit;
 mod hlc;
 pub mod kinds;
 mod log;
+mod peers;
 mod project;
 mod query;
 mod span;
@@ -15,6 +16,7 @@ mod verify;
 
 pub use hlc::{Hlc, MAX_AHEAD_MS};
 pub use log::{Entry, Filter, Follower};
+pub use peers::{Peer, PeerEvent, PeerState, Peers};
 pub use query::{Exit, GrantRow, Machine, MachineState, PolicyRow, Proof, Reuse, Revoked};
 pub use span::{B64, MAX_SPAN, Span, SpanError, SpanId, id_of};
 pub use verify::{Broken, Report, verify_file};

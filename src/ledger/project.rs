@@ -2,16 +2,31 @@
 //! dropped at any time and are made again from the spans.
 
 use super::kinds::{self, Body};
+use super::peers;
 use super::span::Span;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 10] = ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points", "policies"];
+pub(super) const TABLES: [&str; 13] = [
+    "heads",
+    "machines",
+    "grants",
+    "reuses",
+    "exits",
+    "pins",
+    "proofs",
+    "proved",
+    "points",
+    "policies",
+    "peers",
+    "peer_events",
+    "peer_faults",
+];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -81,6 +96,7 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
 /// Makes empty tables.
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(SCHEMA)?;
+    conn.execute_batch(peers::SCHEMA)?;
     conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
 }
 
@@ -130,6 +146,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
         kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
+        kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
         _ => Ok(()),
     }
 }

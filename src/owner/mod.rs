@@ -1,8 +1,10 @@
 //! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
 
 pub mod metadata;
+pub mod peers;
 pub mod ready;
 pub mod revocations;
+pub mod words;
 
 use crate::config::Label;
 use crate::context::Context;

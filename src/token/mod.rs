@@ -9,6 +9,7 @@ mod grant;
 mod identity;
 mod invite;
 mod revocation;
+mod rotation;
 mod rules;
 mod secret;
 mod signed;
@@ -16,9 +17,10 @@ mod signed;
 mod tests;
 
 pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
-pub use identity::{Identity, SignedIdentity};
+pub use identity::{Identity, MAX_ROTATIONS, SignedIdentity};
 pub use invite::{DIRECT_BLOB_LIMIT, Invite, Onion, TOR_BLOB_LIMIT, Transport};
 pub use revocation::{Revocation, SignedRevocation, Target};
+pub use rotation::{Rotation, SignedRotation};
 pub use rules::{RULES_LIMIT, Rule, Rules, SignedRules};
 pub use secret::Secret16;
 

@@ -43,6 +43,12 @@ const GOOD: &[&str] = &[
     "grant list --all",
     "grant show -abc",
     "grant revoke anna --reason lost --dry-run",
+    "peer add portdistrict-identity1:abc --as anna",
+    "peer adopt --key -mEZVUkoMlm9hUzO55muXsIYJMp3Rhb5_aNV9g7PFIY --endpoint a.example:1 --name carol",
+    "peer list --state trusted",
+    "peer verify anna --words one",
+    "peer trust anna --unverified",
+    "peer revoke anna --reason lost --yes",
     "demo",
     "node run --config node.toml --detach",
 ];
@@ -80,6 +86,10 @@ const BAD: &[(&str, ErrorKind)] = &[
     ("exit try x --browser -- curl", ErrorKind::ArgumentConflict),
     ("exit connect", ErrorKind::MissingRequiredArgument),
     ("grant revoke", ErrorKind::MissingRequiredArgument),
+    ("peer", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+    ("peer adopt --key short --name carol", ErrorKind::ValueValidation),
+    ("peer list --state adored", ErrorKind::InvalidValue),
+    ("peer verify anna --words a --scanned b", ErrorKind::ArgumentConflict),
     ("ledger show", ErrorKind::MissingRequiredArgument),
 ];
 

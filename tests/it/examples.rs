@@ -50,6 +50,11 @@ fn furnished() -> Home {
     for (name, file) in [("report.bin", "report_milan.hex"), ("vcek.der", "vcek_milan.der"), ("chain.pem", "cert_chain_milan")] {
         std::fs::copy(crate::attest::package("sev").join("tests/certs_data").join(file), home.work().join(name)).unwrap();
     }
+    for name in ["anna", "bert"] {
+        let other = Home::new();
+        let _ = other.line("init").ok();
+        std::fs::write(home.work().join(format!("{name}.txt")), other.line(&format!("identity export --name {name}")).ok()).unwrap();
+    }
     let _ = std::fs::copy("/usr/share/ovmf/OVMF.fd", home.work().join("OVMF.fd"));
     home
 }
@@ -70,6 +75,9 @@ fn serve() -> std::net::SocketAddr {
 
 /// Brings about what an example expects to find.
 fn prepare(home: &Home, path: &str, script: &str) {
+    if path.starts_with(" peer ") {
+        return prepare_peers(home, path);
+    }
     if script.contains("machine attest") {
         // `machine deploy` left one without a TPM, or none.
         if home.line("machine attest vm").status != Some(0) {
@@ -105,6 +113,22 @@ fn prepare(home: &Home, path: &str, script: &str) {
     }
     if path == " identity unlock" {
         let _ = home.line("identity lock --passphrase-file passphrase.txt").ok();
+    }
+}
+
+/// Two peers; one of them as far on as the example needs it.
+fn prepare_peers(home: &Home, path: &str) {
+    for name in ["anna", "bert", "bertie", "carol"] {
+        let _ = home.line(&format!("peer forget {name} --yes"));
+    }
+    let steps = match path {
+        " peer add" | " peer adopt" => 0,
+        " peer trust" => 3,
+        " peer demote" => 4,
+        _ => 2,
+    };
+    for line in ["peer add @anna.txt", "peer add @bert.txt", "peer verify anna --yes", "peer trust anna"].iter().take(steps) {
+        let _ = home.line(line).ok();
     }
 }
 

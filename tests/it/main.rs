@@ -13,6 +13,7 @@ mod luck;
 mod machine;
 mod ndpi;
 mod net;
+mod peers;
 mod policy;
 mod readme;
 mod story;

@@ -111,7 +111,7 @@ proptest! {
 
     #[test]
     fn an_identity_reads_back(ecdh in any::<[u8; 32]>(), name in of("\\PC{0,60}"), issued in 0..=LATEST) {
-        let signed = Identity { identity: [0; 32], ecdh, name, issued }.sign(&owner());
+        let signed = Identity { identity: [0; 32], ecdh, name, issued, client: Some(ecdh), rotations: Vec::new() }.sign(&owner());
         prop_assert_eq!(SignedIdentity::from_blob(&signed.to_blob()).unwrap(), signed);
     }
 }

@@ -90,10 +90,24 @@ fn others() -> Vec<Json> {
     let signed = Grant { subject: [6; 32], ..grant() }.sign(&owner());
     let forged = sealed(signed.payload(), keyring_sign("grant", signed.payload()));
     let mut out = with_neighbours("grant", Type::Grant, &signed.to_blob(), &forged);
-    let identity = Identity { identity: [0; 32], ecdh: [5; 32], name: Some("Anna".into()), issued: 1_800_000_000 }.sign(&owner());
-    let content = blob::read(Type::Identity, &identity.to_blob()).unwrap();
-    let payload = Map::decode(&content, 512).unwrap().bytes(0, 512).unwrap();
-    out.extend(with_neighbours("identity", Type::Identity, &identity.to_blob(), &sealed(&payload, keyring_sign("identity", &payload))));
+    let plain = Identity {
+        identity: [0; 32],
+        ecdh: [5; 32],
+        name: Some("Anna".into()),
+        issued: 1_800_000_000,
+        client: None,
+        rotations: Vec::new(),
+    };
+    let rotations = vec![Rotation::sign(&stranger(), &owner(), 1_799_000_000)];
+    let full = Identity { client: Some([6; 32]), rotations, ..plain.clone() };
+    let unproven = Identity { rotations: vec![Rotation::sign(&owner(), &stranger(), 1_799_000_000)], ..full.clone() };
+    for (name, identity) in [("identity", plain), ("identity with every field", full)] {
+        let identity = identity.sign(&owner());
+        let content = blob::read(Type::Identity, &identity.to_blob()).unwrap();
+        let payload = Map::decode(&content, 2048).unwrap().bytes(0, 2048).unwrap();
+        out.extend(with_neighbours(name, Type::Identity, &identity.to_blob(), &sealed(&payload, keyring_sign("identity", &payload))));
+    }
+    out.push(case("identity with a rotation to another key", "identity", &unproven.sign(&owner()).to_blob(), "signature"));
     for (name, target) in [("revocation of a grant", Target::Grant([4; 8])), ("revocation of a key", Target::Subject([6; 32]))] {
         let wire = Revocation { issuer: [0; 32], target, at: 1_800_000_100, reason: "lost phone".into() }.sign(&owner()).encode();
         let payload = Map::decode(&wire, 512).unwrap().bytes(0, 512).unwrap();
@@ -138,7 +152,11 @@ fn run(kind: &str, text: &str) -> Result<Json, BlobError> {
         "grant" => SignedGrant::from_blob(text).map(|signed| says(signed.grant())),
         "identity" => SignedIdentity::from_blob(text).map(|signed| {
             let id = signed.identity();
-            json!({ "identity": hex(&id.identity), "ecdh": hex(&id.ecdh), "name": id.name, "issued": id.issued })
+            let rotations: Vec<_> = id.rotations.iter().map(|r| json!({ "old": hex(&r.rotation().old), "at": r.rotation().at })).collect();
+            json!({
+                "identity": hex(&id.identity), "ecdh": hex(&id.ecdh), "name": id.name, "issued": id.issued,
+                "client": id.client.map(|key| hex(&key)), "rotations": rotations,
+            })
         }),
         "revocation" => {
             let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
