@@ -1,5 +1,6 @@
 //! The hardware that can sign for this machine: an AMD SEV-SNP processor, a TPM, or both.
 
+pub(in crate::node) mod sev_guest;
 mod tsm;
 
 use super::evidence::{Collected, Hardware};
@@ -10,6 +11,7 @@ use crate::attest::{SnpEvidence, TpmEvidence};
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
 use crate::session::messages::Activation;
+use sev_guest::{Kernel, SevGuest};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,9 +25,31 @@ const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// The registers that a quote covers: boot program, Secure Boot, what kernel and stub loaded, and what was added to them.
 pub const PCRS: [u8; 6] = [4, 7, 9, 11, 12, 13];
 
+/// The way to an SEV-SNP processor.
+enum Snp {
+    /// The kernel's common interface.
+    Tsm(Tsm),
+    /// That of the processor's own driver, where there is no other.
+    Device(PathBuf),
+}
+
+impl Snp {
+    fn find() -> Option<Snp> {
+        let device = || Path::new(sev_guest::DEVICE).exists().then(|| Snp::Device(sev_guest::DEVICE.into()));
+        Tsm::find(Path::new(tsm::REPORTS)).map(Snp::Tsm).or_else(device)
+    }
+
+    fn report(&self, data: &[u8; 64]) -> Result<SnpEvidence> {
+        match self {
+            Snp::Tsm(tsm) => tsm.report(data),
+            Snp::Device(path) => SevGuest(Kernel::open(path)?).report(data),
+        }
+    }
+}
+
 /// The hardware of this machine.
 pub(super) struct Machine {
-    tsm: Option<Tsm>,
+    snp: Option<Snp>,
     tpm: Option<PathBuf>,
     event_log: PathBuf,
 }
@@ -34,13 +58,13 @@ impl Machine {
     /// What there is; none if nothing can sign.
     pub(super) fn find() -> Option<Machine> {
         let tpm = Path::new(TPM).exists().then(|| PathBuf::from(TPM));
-        let machine = Machine { tsm: Tsm::find(Path::new(tsm::REPORTS)), tpm, event_log: EVENT_LOG.into() };
-        (machine.tsm.is_some() || machine.tpm.is_some()).then_some(machine)
+        let machine = Machine { snp: Snp::find(), tpm, event_log: EVENT_LOG.into() };
+        (machine.snp.is_some() || machine.tpm.is_some()).then_some(machine)
     }
 
     /// What its evidence will rest on, as verdicts name it.
     pub(super) fn kind(&self) -> &'static str {
-        match (&self.tsm, &self.tpm) {
+        match (&self.snp, &self.tpm) {
             (Some(_), Some(_)) => "snp+tpm",
             (Some(_), None) => "snp",
             (None, Some(_)) => "tpm",
@@ -55,7 +79,7 @@ impl Machine {
     }
 
     fn snp(&self, subject: &Subject) -> Result<Option<SnpEvidence>> {
-        self.tsm.as_ref().map(|tsm| tsm.report(&subject.report_data())).transpose()
+        self.snp.as_ref().map(|snp| snp.report(&subject.report_data())).transpose()
     }
 }
 
@@ -103,6 +127,11 @@ impl Hardware for Machine {
     fn activate(&mut self, activation: &Activation) -> Result<Zeroizing<Vec<u8>>> {
         activate(&self.open()?, activation).map_err(failed)
     }
+}
+
+/// What the processor's firmware answers, for fuzzing.
+pub(crate) fn read_firmware_answers(bytes: &[u8]) {
+    sev_guest::messages::read_any(bytes);
 }
 
 fn failed(error: device::Error) -> Error {
