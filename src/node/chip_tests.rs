@@ -11,6 +11,10 @@ use crate::attest::snp::synthetic::{ASK_SERIAL, HOW, KEYS, ark_der, crl};
 use crate::attest::x509::forge::NOW;
 use crate::attest::{Outcome, Reason, Rung, Verdict};
 use crate::error::Result;
+use crate::keyring::{Keyring, Unlock};
+use crate::machine::claim::{Failure, Target, claim};
+use crate::owner::seed::Source;
+use crate::progress::Silent;
 use crate::proof::Terms;
 use crate::session::messages::{Activation, Challenge, Message, Offer};
 use crate::session::{CoverKey, bootstrap};
@@ -33,6 +37,7 @@ impl Hardware for SevGuest<Chip> {
 /// What an operator hears in the bootstrap, and judges.
 struct Place {
     dir: TempDir,
+    node: Node,
     key: [u8; 32],
     offer: Offer,
 }
@@ -41,18 +46,23 @@ const NONCE: [u8; 32] = [1; 32];
 
 impl Place {
     async fn new(chip: Chip) -> Place {
+        Place::with_seed_of(None, chip).await
+    }
+
+    async fn with_seed_of(seed_of: Option<Source>, chip: Chip) -> Place {
         let dir = TempDir::new().unwrap();
         let cover = dir.path().join("cover");
         write_cover_file(&cover, &COVER).unwrap();
         let mut config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("node"), "vm".parse().unwrap());
         config.claim_by_anyone = true;
         config.bootstrap_cover_file = Some(cover);
+        config.seed_of = seed_of;
         let node = Node::start_on(config, Log::in_memory(), Witness::of(Some(Box::new(SevGuest(chip))))).unwrap();
         let tcp = tokio::net::TcpStream::connect(node.address()).await.unwrap();
         let mut pipe = bootstrap(tcp, &CoverKey::from_bytes(COVER), &[3; 32]).await.unwrap();
         pipe.send(&Challenge { nonce: NONCE }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
-        Place { dir, key: pipe.remote, offer }
+        Place { dir, node, key: pipe.remote, offer }
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -63,8 +73,13 @@ impl Place {
 
     /// Terms of somebody who trusts this chip's maker.
     fn trusting(&self) -> Terms {
+        self.trusting_and("")
+    }
+
+    /// The same, with more rules for the processor.
+    fn trusting_and(&self, rules: &str) -> Terms {
         self.file("ark.der", &ark_der(Product::Genoa));
-        let policy = self.file("policy.toml", b"version = 1\n[snp]\nroots = [\"ark.der\"]\n");
+        let policy = self.file("policy.toml", format!("version = 1\n[snp]\nroots = [\"ark.der\"]\n{rules}").as_bytes());
         let mut terms = Terms::load(Some(&policy)).unwrap();
         // The certificates and lists of tests are of that time.
         terms.judge_as_of(NOW);
@@ -98,6 +113,27 @@ async fn a_chip_of_another_maker_is_nobodys_unless_its_root_is_named() {
     let verdict = place.judge(&amd, place.key, NONCE);
     assert_eq!(verdict.outcome, Outcome::Refused);
     assert!(matches!(verdict.reason(), Some(Reason::ChainInvalid | Reason::SignatureInvalid)), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_measured_seed_is_claimed_where_the_processor_speaks_of_the_image_and_nowhere_else() {
+    let place = Place::with_seed_of(Some(Source::Measured), Chip::default()).await;
+    let paths = crate::config::Paths::find(Some(&place.dir.path().join("owner"))).unwrap();
+    let keyring = Keyring::create(&paths, &Unlock::default()).unwrap();
+    let launch = "3c".repeat(48);
+    let claim = async |rules: String| {
+        let (address, label) = (place.node.address().to_string(), "vm".parse().unwrap());
+        let target = Target { address: &address, cover: &COVER, label: &label, source: Source::Measured, seed: None };
+        claim(&target, place.trusting_and(&rules), false, &keyring, &Silent).await
+    };
+    // The same launch, and what it is worth: nobody named it, the firmware alone, the image.
+    for rules in [String::new(), format!("firmware = [\"{launch}\"]\n")] {
+        let Err(Failure::Error(error)) = claim(rules).await else { panic!("claimed") };
+        assert!(error.message().contains("its hardware does not say so; nothing was claimed"), "{error:?}");
+        assert!(!place.node.ready().claimed);
+    }
+    let claimed = claim(format!("images = [\"{launch}\"]\n")).await.unwrap_or_else(|_| panic!("not claimed"));
+    assert_eq!((claimed.verdict.rung, claimed.node), (Rung::ImageByHardware, place.key));
 }
 
 #[tokio::test]

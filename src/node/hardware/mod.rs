@@ -1,5 +1,6 @@
 //! The hardware that can sign for this machine: an AMD SEV-SNP processor, a TPM, or both.
 
+pub mod seed;
 pub(in crate::node) mod sev_guest;
 mod tsm;
 
@@ -10,7 +11,10 @@ use crate::attest::tpm::public::Key;
 use crate::attest::{SnpEvidence, TpmEvidence};
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring::Seed;
+use crate::owner::seed::Source;
 use crate::session::messages::Activation;
+use seed::Holder;
 use sev_guest::{Kernel, SevGuest};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,6 +26,8 @@ use zeroize::Zeroizing;
 const TPM: &str = "/dev/tpmrm0";
 /// What the firmware measured, in order.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// Who made the machine (SMBIOS type 1).
+pub(super) const VENDOR: &str = "/sys/class/dmi/id/sys_vendor";
 /// The registers that a quote covers: boot program, Secure Boot, what kernel and stub loaded, and what was added to them.
 pub const PCRS: [u8; 6] = [4, 7, 9, 11, 12, 13];
 
@@ -73,7 +79,8 @@ impl Machine {
     }
 
     fn open(&self) -> Result<Device<File>> {
-        let path = self.tpm.as_ref().ok_or_else(|| Error::new(Code::Precondition, "this machine has no TPM"))?;
+        let none = || Error::new(Code::Precondition, "this machine has no TPM").hint("deploy it with --tpm");
+        let path = self.tpm.as_ref().ok_or_else(none)?;
         let file = File::options().read(true).write(true).open(path).doing("open", path.display())?;
         Ok(Device::new(file))
     }
@@ -113,6 +120,22 @@ pub fn activate<T: Read + Write>(device: &Device<T>, activation: &Activation) ->
     device.activate_credential(&ak, &ek, &activation.credential_blob, &activation.encrypted_secret)
 }
 
+impl Machine {
+    /// The seed that this machine's hardware keeps or makes for its holder; none if the owner brings it.
+    pub(super) fn seed(&self, source: Source, holder: &Holder<'_>, covering: &[[u8; 48]]) -> Result<Option<Seed>> {
+        let secret = match source {
+            Source::Local | Source::Owner => return Ok(None),
+            Source::Sealed => seed::sealed(&self.open()?)?,
+            Source::Measured => {
+                let vendor = std::fs::read_to_string(VENDOR).unwrap_or_default();
+                seed::may_be_measured(vendor.trim(), covering)?;
+                seed::measured(&mut SevGuest(Kernel::open(Path::new(sev_guest::DEVICE)).map_err(no_processor)?), covering)?
+            }
+        };
+        Ok(Some(holder.seed(source, &secret)))
+    }
+}
+
 impl Hardware for Machine {
     fn collect(&mut self, subject: &Subject) -> Result<Collected> {
         let snp = self.snp(subject)?;
@@ -132,6 +155,13 @@ impl Hardware for Machine {
 /// What the processor's firmware answers, for fuzzing.
 pub(crate) fn read_firmware_answers(bytes: &[u8]) {
     sev_guest::messages::read_any(bytes);
+}
+
+/// A derived key comes by that device alone.
+fn no_processor(error: Error) -> Error {
+    Error::new(Code::Precondition, "this machine has no SEV-SNP processor that derives keys")
+        .because(error.message())
+        .hint("deploy it with --seed owner or --seed sealed")
 }
 
 fn failed(error: device::Error) -> Error {
