@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rotation_decode", run: rotation_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
+    Target { name: "sev_guest_answers", run: sev_guest_answers },
     Target { name: "snp_report", run: snp_report },
     Target { name: "span_decode", run: span_decode },
     Target { name: "tpm_structures", run: tpm_structures },
@@ -93,6 +94,11 @@ pub fn evidence_container(data: &[u8]) {
     if let Ok(evidence) = Evidence::decode(data) {
         assert_eq!(evidence.encode(), data);
     }
+}
+
+/// What the processor's firmware answers through the kernel.
+pub fn sev_guest_answers(data: &[u8]) {
+    crate::node::hardware::read_firmware_answers(data);
 }
 
 /// A report, and the certificates that come with one.
@@ -357,6 +363,8 @@ mod tests {
         seeds.push(b"version = 1\ndemand = \"image-by-tpm\"\n[snp]\nvmpl = 1\n".to_vec());
         seeds.push(Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None }.encode());
         seeds.push([&[2, 0, 0, 0][..], &[0; 1180]].concat());
+        seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
+        seeds.push([&[0; 32][..], &[9; 32]].concat());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

@@ -11,6 +11,7 @@ use crate::ledger::{B64, GrantRow, MachineState, Proof};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
+use crate::owner::seed::Source;
 use crate::session::messages::{GrantStatus, OnionState, OnionStatus, Status};
 use serde::Serialize;
 
@@ -238,6 +239,15 @@ pub(super) fn times(n: u64) -> String {
     }
 }
 
+/// Where a seed comes from, and what that says about who else can have it where that is not the owner.
+pub(super) fn seed_in_words(source: &str) -> String {
+    match source.parse::<Source>() {
+        Ok(known) if known.is_of_hardware() => format!("{known} (known to {})", known.known_to()),
+        Ok(known) => known.to_string(),
+        Err(_) => clean(source),
+    }
+}
+
 impl View for Sight {
     fn text(&self, look: &Look) -> String {
         let state = match self.state {
@@ -253,7 +263,7 @@ impl View for Sight {
             ("onion", self.onion.clone().unwrap_or_default()),
             ("node", self.node.clone().unwrap_or_default()),
             ("attestation", self.attestation.clone().unwrap_or_default()),
-            ("seed", self.seed_source.clone().unwrap_or_default()),
+            ("seed", self.seed_source.as_deref().map(seed_in_words).unwrap_or_default()),
             ("folder", self.folder.clone().unwrap_or_default()),
             ("process", self.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             ("deployed", when(self.deployed, self.now)),

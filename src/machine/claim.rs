@@ -1,11 +1,12 @@
 //! Taking possession of a node: the bootstrap conversation of `docs/protocol.md`, on the operator's side.
 
 use crate::attest::judge::{Answer, Asked};
-use crate::attest::{Outcome, Verdict};
+use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, Purpose, Seed, sign, x25519_public};
 use crate::owner::dial;
+use crate::owner::seed::Source;
 use crate::progress::Progress;
 use crate::proof::{self, Terms};
 use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
@@ -49,7 +50,9 @@ pub struct Target<'a> {
     pub cover: &'a [u8; 32],
     /// Its name.
     pub label: &'a Label,
-    /// The seed to hand over, to a machine that keeps none itself.
+    /// Where it was deployed to get its seed from.
+    pub source: Source,
+    /// The seed to hand over, to a machine that waits for it.
     pub seed: Option<&'a Seed>,
     /// Asked when its evidence is known, before anything is handed over.
     pub permit: &'a dyn Fn(&Verdict) -> Result<()>,
@@ -77,6 +80,9 @@ pub async fn claim(
         return Err(Failure::Unproved(pipe.remote, Box::new(verdict)));
     }
     (target.permit)(&verdict)?;
+    if offer.seed_source == Source::Measured.as_str() && verdict.rung < Rung::ImageByHardware {
+        return Err(unmeasured(label, &verdict).into());
+    }
     step.done();
 
     let step = progress.step("prove ownership");
@@ -133,7 +139,7 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, offer: &Offer, keyring: 
     // A node that has its seed already answers with the key that comes of it, and is not handed it again.
     let own = target.seed.map(|seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
     let has_seed = own == Some(pipe.remote);
-    if (offer.seed_source == "owner") != target.seed.is_some() || (offer.claimed && own.is_some() && !has_seed) {
+    if offer.seed_source != target.source.as_str() || (offer.claimed && own.is_some() && !has_seed) {
         return Err(other_seed(label));
     }
     let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
@@ -147,6 +153,16 @@ fn other_seed(label: &Label) -> Error {
     Error::new(Code::Refused, format!("the node there is not the machine `{label}` that was deployed; nothing was handed over"))
         .because("it does not get its keys from where that machine would")
         .hint(format!("portdistrict machine logs {label}"))
+}
+
+/// Under a launch that does not cover the image, another machine on the same processor can come to the same seed.
+fn unmeasured(label: &Label, verdict: &Verdict) -> Error {
+    Error::new(
+        Code::Refused,
+        format!("machine `{label}` says that its seed is measured, and its hardware does not say so; nothing was claimed"),
+    )
+    .because(format!("wanted is proof of the \"{}\", it has \"{}\"", Rung::ImageByHardware.title(), verdict.rung.title()))
+    .hint(format!("deploy it with --seed owner: portdistrict machine destroy {label}"))
 }
 
 fn read<T: Message>(bytes: &[u8], label: &Label) -> Result<T> {

@@ -30,7 +30,8 @@ use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
+use crate::owner::seed::Source;
+use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, SEED_SOURCE, dial_address, revocations};
 use crate::policy::Asked;
 use crate::progress::Progress;
 use crate::proof;
@@ -77,6 +78,8 @@ pub struct Order {
     pub claim_by_anyone: bool,
     /// Whether a service manager keeps it running.
     pub service: bool,
+    /// Where its node's seed comes from; what is usual for the provider if absent.
+    pub source: Option<Source>,
     /// File with the seed its node begins with; made if missing.
     pub seed_file: Option<PathBuf>,
     /// Whether it is an onion service, too.
@@ -99,6 +102,7 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         return Err(Error::new(Code::Exists, format!("there is a machine `{}` already", order.label))
             .hint(format!("choose another label, or: portdistrict machine show {}", order.label)));
     }
+    let source = source(order)?;
     let mut cover = [0; 32];
     getrandom::fill(&mut cover).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
     Ok(Plan {
@@ -112,10 +116,38 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         allow: order.allow.clone(),
         log_destinations: order.log_destinations,
         service: order.service,
+        source,
         seed: order.seed_file.as_deref().map(read_seed).transpose()?.flatten(),
         tor: order.tor.as_ref().map(tor_plan).transpose()?,
         vm: order.vm.clone(),
     })
+}
+
+/// Where the seed of a new machine comes from; refused where it cannot.
+fn source(order: &Order) -> Result<Source> {
+    let usage = |why: String, hint: &str| Err(Error::new(Code::Usage, why).hint(hint));
+    match order.source {
+        None | Some(Source::Local) if !order.on.keeps_no_seed() => Ok(Source::Local),
+        Some(source) if !order.on.keeps_no_seed() => usage(
+            format!("a machine on `{}` keeps its seed in its state folder: it cannot be `{source}`", order.on),
+            "leave --seed away, or deploy an image: --on qemu --image FOLDER",
+        ),
+        Some(Source::Local) => usage("a machine that boots an image keeps nothing: its seed cannot be `local`".to_owned(), "--seed owner"),
+        Some(source) if source.is_of_hardware() && order.seed_file.is_some() => {
+            usage(format!("a seed that is {source} is in the machine alone, and in no file"), "leave --seed-file away")
+        }
+        Some(source) if source.is_of_hardware() && order.tor.is_some() => usage(
+            format!("a machine whose seed is {source} cannot be an onion service in this version: nobody else knows its address"),
+            "leave --tor away, or take --seed owner",
+        ),
+        other => Ok(other.unwrap_or_default()),
+    }
+}
+
+/// Where the seed of a machine comes from that was deployed.
+fn source_of(machine: &Machine) -> Source {
+    let recorded = machine.detail.get(SEED_SOURCE).and_then(Value::as_str).and_then(|name| name.parse().ok());
+    recorded.unwrap_or(if machine.detail.contains_key(SEED) { Source::Owner } else { Source::Local })
 }
 
 /// The seed in a file; none if there is no such file yet.
@@ -161,9 +193,12 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
         plan.seed = Some(Zeroizing::new(*seed.expose()));
     }
     let mut detail = Map::new();
-    if order.on.keeps_no_seed() {
+    if plan.source == Source::Owner {
         let seed = plan.seed.get_or_insert(Zeroizing::new(*Seed::random()?.expose()));
         detail.insert(SEED.to_owned(), seal_seed(cx, seed)?.into());
+    }
+    if plan.source.is_of_hardware() {
+        detail.insert(SEED_SOURCE.to_owned(), plan.source.as_str().into());
     }
     let provider = order.on.provider();
     let made = provider.deploy(&plan, progress).await?;
@@ -233,7 +268,7 @@ pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progres
     }
     record_proof(cx, label, &claimed)?;
     let machine = cx.ledger()?.machine(label)?;
-    if seed.is_some() {
+    if source_of(&machine) != Source::Local {
         settle(cx, &machine, progress).await?;
     }
     Ok(ClaimOutcome { machine, claimed })
@@ -259,7 +294,8 @@ async fn possess(
     let label = &machine.label;
     let terms = attest::terms(cx, machine, demand)?;
     let permit = |verdict: &Verdict| permit::claim(cx, label, verdict);
-    let target = claim::Target { address: dial_address(machine)?, cover: &cover.0, label, seed, permit: &permit };
+    let (address, source) = (dial_address(machine)?, source_of(machine));
+    let target = claim::Target { address, cover: &cover.0, label, source, seed, permit: &permit };
     match claim::claim(&target, terms, demand.discover, cx.keyring()?, progress).await {
         Ok(claimed) => Ok(claimed),
         Err(claim::Failure::Error(error)) => Err(error),
@@ -377,17 +413,18 @@ pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, pro
     if machine.node_key.is_none() {
         return Err(owner::not_claimed(label));
     }
-    let status = match (open_seed(cx, &machine)?, machine.cover) {
-        (Some(seed), Some(cover)) => {
-            // It may have begun anew and forgotten everything: who owns it, and who it is.
-            let claimed = possess(cx, &machine, &cover, Some(&seed), demand, progress).await?;
+    let status = match machine.cover.filter(|_| source_of(&machine) != Source::Local) {
+        Some(cover) => {
+            // It may have begun anew and forgotten everything: who owns it, and perhaps who it is.
+            let seed = open_seed(cx, &machine)?;
+            let claimed = possess(cx, &machine, &cover, seed.as_ref(), demand, progress).await?;
             if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
                 return Err(changed_key(label, &pinned, &claimed.node));
             }
             record_proof(cx, label, &claimed)?;
             settle(cx, &machine, progress).await?
         }
-        _ => {
+        None => {
             let step = progress.step("ask the node");
             let status = Control::open(cx, &machine).await?.status().await?;
             step.done();

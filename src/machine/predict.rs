@@ -4,7 +4,7 @@ use crate::attest::launch::{Cpu, Firmware, Kernel, Launch, Shape, Vmm};
 use crate::config::fs;
 use crate::encoding::hex;
 use crate::error::{Code, Error, Result};
-use crate::image::{Launch as Predicted, MAX_INPUT};
+use crate::image::{Covers, Launch as Predicted, MAX_INPUT};
 use std::path::{Path, PathBuf};
 
 /// What is asked.
@@ -70,6 +70,7 @@ pub fn predict(order: &PredictOrder) -> Result<Prediction> {
                 vmm: vmm.as_str().to_owned(),
                 cpu: order.cpu.map(|cpu| format!("{:#x}", cpu.signature())),
                 vcpus: *vcpus,
+                covers: if kernel.is_some() { Covers::Image } else { Covers::Firmware },
                 digest: hex(&measured.digest(*vcpus).map_err(wrong)?),
             });
         }

@@ -7,6 +7,7 @@ use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
 use crate::owner::metadata::OnFailure;
+use crate::owner::seed::Source;
 use crate::progress::Progress;
 use std::fmt;
 use std::future::Future;
@@ -40,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// Whether its machines boot an image: they keep nothing, and their owner brings the seed.
+    /// Whether its machines boot an image: they keep nothing, and their seed comes from their owner or their hardware.
     pub fn keeps_no_seed(self) -> bool {
         match self {
             Kind::Local => false,
@@ -96,6 +97,8 @@ pub struct Plan {
     pub log_destinations: bool,
     /// Whether a service manager keeps it running over restarts of the computer.
     pub service: bool,
+    /// Where its node's seed comes from.
+    pub source: Source,
     /// The seed its node begins with; a random one if absent.
     pub seed: Option<Zeroizing<[u8; 32]>>,
     /// Be an onion service, too.

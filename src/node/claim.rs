@@ -31,7 +31,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         app_digest,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
-        seed_source: core.config.seed_source().to_owned(),
+        seed_source: core.config.seed_source().as_str().to_owned(),
         // With keys that it is about to forget it says no: whoever else claims it in that moment must not take it for another.
         claimed: core.has_seed && core.gate.owner().is_some(),
     };

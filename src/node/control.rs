@@ -102,7 +102,7 @@ fn status(core: &Core) -> Status {
         label: core.config.label.as_str().to_owned(),
         node: core.key,
         owner: core.gate.owner(),
-        seed_source: core.config.seed_source().to_owned(),
+        seed_source: core.config.seed_source().as_str().to_owned(),
         started: core.started,
         now: now_s(),
         sessions: core.gate.sessions() as u64,

@@ -87,7 +87,7 @@ impl Place {
         let mut pipe = self.pipe().await.unwrap();
         pipe.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
-        let source = Config::read(&self.dir.path().join("node.toml")).unwrap().seed_source();
+        let source = Config::read(&self.dir.path().join("node.toml")).unwrap().seed_source().as_str();
         assert_eq!((offer.label.as_str(), offer.seed_source.as_str(), offer.evidence), ("home", source, None));
         assert_ne!(offer.app_digest, [0; 32]);
         assert_eq!(pipe.remote, self.node().key());

@@ -4,6 +4,7 @@ pub mod metadata;
 pub mod peers;
 pub mod ready;
 pub mod revocations;
+pub mod seed;
 pub mod words;
 
 use crate::config::Label;
@@ -30,6 +31,8 @@ pub const ONION_RESTRICTED: &str = "onion_restricted";
 /// Name there of the sealed seed of a machine that keeps nothing itself: 16 bytes of id, 32 of seed, base64url.
 pub const SEED: &str = "seed";
 
+/// Name there of where the machine's seed comes from, where that is neither its state folder nor its owner.
+pub const SEED_SOURCE: &str = "seed_source";
 /// Name there of the image that the machine boots: Authenticode digest of its boot program, hex.
 pub const IMAGE: &str = "image";
 /// Name there of the rung that its evidence must reach before anything is handed over.

@@ -16,6 +16,7 @@ use portdistrict::keyring::{Keyring, Unlock};
 use portdistrict::machine::claim::{self, Failure, Target};
 use portdistrict::node::evidence::{Collected, Hardware};
 use portdistrict::node::{Config, Log, Node, Witness, hardware, write_cover_file};
+use portdistrict::owner::seed::Source;
 use portdistrict::progress::Silent;
 use portdistrict::proof::Terms;
 use portdistrict::session::messages::Activation;
@@ -112,12 +113,18 @@ struct Place {
 
 impl Place {
     fn new(witness: Arc<Witness>, allow: &[String]) -> Place {
+        Place::with_seed_of(None, witness, allow)
+    }
+
+    /// The same; the node says that its seed is from there.
+    fn with_seed_of(seed_of: Option<Source>, witness: Arc<Witness>, allow: &[String]) -> Place {
         let dir = TempDir::new().unwrap();
         let keyring = Keyring::create(&Paths::find(Some(&dir.path().join("owner"))).unwrap(), &Unlock::default()).unwrap();
         let label: Label = "vm".parse().unwrap();
         let mut config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("node"), label.clone());
         config.owner = Some(portdistrict::encoding::base64(&keyring.identity_public()));
         config.allow = allow.to_vec();
+        config.seed_of = seed_of;
         let cover = dir.path().join("cover");
         write_cover_file(&cover, &COVER).unwrap();
         config.bootstrap_cover_file = Some(cover);
@@ -126,9 +133,14 @@ impl Place {
     }
 
     fn claim(&self, terms: Terms) -> std::result::Result<Verdict, Failure> {
+        self.claim_from(terms, Source::Local)
+    }
+
+    /// Claims it as a machine that was deployed to have its seed from there.
+    fn claim_from(&self, terms: Terms, source: Source) -> std::result::Result<Verdict, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = self.node.address().to_string();
-        let target = Target { address: &address, cover: &COVER, label: &self.label, seed: None, permit: &|_| Ok(()) };
+        let target = Target { address: &address, cover: &COVER, label: &self.label, source, seed: None, permit: &|_| Ok(()) };
         runtime.block_on(claim::claim(&target, terms, false, &self.keyring, &Silent)).map(|claimed| claimed.verdict)
     }
 
@@ -198,6 +210,27 @@ fn each_lie_is_refused_by_a_reason_of_its_own_and_nothing_is_claimed() {
     let (reason, said) = Place::new(Witness::none(), &[]).refused(terms(&tpm.root()));
     assert_eq!(reason, "no_evidence", "no TPM: {said}");
     assert!(said.contains("proof_too_weak"), "{said}");
+}
+
+#[test]
+fn a_seed_is_where_the_machine_was_deployed_to_have_it() {
+    let tpm = Arc::new(Tpm::booted("plain"));
+    let double = || Witness::of(Some(Box::new(Double { tpm: tpm.clone(), trick: Trick::Shows("plain") })));
+    let refused = |place: &Place, source| match place.claim_from(terms(&tpm.root()), source) {
+        Err(Failure::Error(error)) => {
+            assert!(error.code() == Code::Refused && !place.node.ready().claimed, "{error:?}");
+            error.message().to_owned()
+        }
+        _ => panic!("claimed"),
+    };
+    let sealed = Place::with_seed_of(Some(Source::Sealed), double(), &[]);
+    assert!(refused(&sealed, Source::Owner).contains("nothing was handed over"));
+    assert!(refused(&sealed, Source::Measured).contains("nothing was handed over"));
+    assert!(sealed.claim_from(terms(&tpm.root()), Source::Sealed).is_ok());
+    // One that says "measured" and stands no higher than its TPM: others could have its key.
+    let liar = Place::with_seed_of(Some(Source::Measured), double(), &[]);
+    let said = refused(&liar, Source::Measured);
+    assert!(said.contains("its hardware does not say so; nothing was claimed"), "{said}");
 }
 
 #[test]

@@ -345,6 +345,61 @@ fn a_disk_that_was_changed_after_the_build_is_found_out_and_gets_nothing() {
     assert!(machine.home.line("machine show vm").ok().contains("refused: chain_invalid"));
 }
 
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_machine_keeps_its_sealed_seed_for_its_own_image_alone() {
+    let (machine, ran) = Machine::deploy(Home::new(), &["--tpm", "--seed", "sealed"]);
+    ran.ok();
+    let own = machine.mark("NODE").unwrap();
+    let claimed = machine.home.line("machine claim vm --json").json();
+    assert_eq!((&claimed["seed_source"], &claimed["rung"]), (&"sealed".into(), &"image-by-tpm".into()), "{claimed}");
+    // No other key at first, and no seed was sent: what was deployed has none to send.
+    assert_eq!((machine.show()["node"].as_str(), machine.show()["state"].as_str()), (Some(own.as_str()), Some("running")));
+    let deployed = machine.home.line("ledger log --kind machine.deployed --json").ok();
+    assert!(deployed.contains(r#""seed_source":"sealed""#) && !deployed.contains(r#""seed":"#), "{deployed}");
+    assert!(machine.home.line("machine show vm").ok().contains("sealed (known to whoever runs the TPM, and not its owner)"));
+    machine.home.line("machine claim vm").ok();
+
+    // After a restart it has the same key without its owner, and waits for him before it serves friends.
+    let web = Web::start();
+    let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many").ok());
+    let friend = Home::new();
+    machine.kill();
+    let starter = machine.home.line("machine doctor vm");
+    assert!(starter.stdout.contains("vm") || !starter.stdout.is_empty(), "{starter}");
+    machine.home.line("machine reconnect vm").ok();
+    assert_eq!((machine.mark("NODE"), machine.show()["node"].as_str()), (Some(own.clone()), Some(own.as_str())));
+    assert_eq!(machine.mark("STATE").as_deref(), Some("ready"), "it had no owner when it was up");
+    let page = format!("http://10.0.2.2:{}/", web.address.port());
+    // It admits her, and only the policy of addresses stands between her and the page.
+    assert!(try_curl(&friend, &invite, &page).fails(4).contains("policy"));
+
+    // Another image: the seed stays closed, and stays there.
+    machine.kill();
+    let disk = machine.dir().join("disk.raw");
+    let line = manifest(image())["command_line"].as_str().unwrap().to_owned();
+    let changed = line.replace("oops=panic", "oops-panic");
+    replace_in(&disk, line.as_bytes(), changed.as_bytes());
+    let ran = machine.home.line("machine reconnect vm");
+    let said = format!("{ran}");
+    assert!(ran.status != Some(0) && said.contains("sealed for another image") && said.contains("deploy with --seed sealed"), "{said}");
+    assert_eq!(machine.show()["state"], "stopped");
+    replace_in(&disk, changed.as_bytes(), line.as_bytes());
+    machine.home.line("machine reconnect vm").ok();
+    assert_eq!(machine.show()["node"].as_str(), Some(own.as_str()));
+
+    // Somebody else's key in the metadata comes to another seed, on the same image and the same TPM.
+    let stranger = Home::new();
+    stranger.line("init").ok();
+    let key = |home: &Home| home.line("identity show --json").json()["key"].as_str().unwrap().to_owned();
+    let metadata = machine.dir().join("metadata.json");
+    let good = std::fs::read_to_string(&metadata).unwrap();
+    std::fs::write(&metadata, good.replace(&key(&machine.home), &key(&stranger))).unwrap();
+    machine.kill();
+    assert_ne!(machine.home.line("machine reconnect vm").status, Some(0));
+    assert_ne!(machine.mark("NODE"), Some(own));
+}
+
 /// Replaces bytes in a large file with holes, wherever they are; of the same length.
 fn replace_in(file: &Path, from: &[u8], to: &[u8]) {
     use std::os::unix::fs::FileExt;
@@ -447,6 +502,10 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
     let out = out.to_str().unwrap();
     assert!(deploy(out, &format!("--port {}", taken.local_addr().unwrap().port())).fails(1).contains("is in use"));
     assert!(deploy(out, "--systemd").fails(2).contains("systemd"));
+    assert!(deploy(out, "--seed sealed").fails(2).contains("add --tpm"));
+    assert!(deploy(out, "--seed sealed --tpm --tor").fails(2).contains("onion service"));
+    assert!(deploy(out, "--seed sealed --tpm --seed-file seed").fails(2).contains("in no file"));
+    assert!(deploy(out, "--seed measured").fails(6).contains("image.json has none"));
     assert!(deploy(out, "--claim-by-anyone").fails(2).contains("claimed by the one who deployed it"));
     assert!(deploy(out, "--firmware /nowhere/CODE.fd").fails(3).contains("/nowhere/CODE.fd"));
     // No QEMU on the way.
