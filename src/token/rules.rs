@@ -96,7 +96,7 @@ impl Rule {
 
     fn from_value(value: Value) -> Result<Rule, CborError> {
         let Value::Map(mut map) = value else { return Err(CborError::Field(4)) };
-        let grants = map.opt_bytes(0, MAX_GRANTS * 8)?.map(grants).transpose()?;
+        let grants = map.opt_bytes(0, MAX_GRANTS * 8)?.map(|bytes| grants(&bytes)).transpose()?;
         let pattern = |value| match value {
             Value::Text(text) if text.len() <= MAX_PATTERN => text.parse().map_err(|_| CborError::Field(1)),
             _ => Err(CborError::Field(1)),
@@ -109,7 +109,7 @@ impl Rule {
 }
 
 /// Ids one after the other, ascending, so that one is found quickly and each set has one spelling.
-fn grants(bytes: Vec<u8>) -> Result<Vec<[u8; 8]>, CborError> {
+fn grants(bytes: &[u8]) -> Result<Vec<[u8; 8]>, CborError> {
     let (ids, rest) = bytes.as_chunks::<8>();
     if rest.is_empty() && ids.is_sorted_by(|a, b| a < b) { Ok(ids.to_vec()) } else { Err(CborError::Field(0)) }
 }
@@ -199,7 +199,7 @@ mod tests {
             prop_assert!(read == signed && read.verify(&owner().verifying_key().to_bytes()) && !read.verify(&[9; 32]));
             let mut bent = wire.clone();
             bent[flip.index(wire.len())] ^= 1;
-            prop_assert!(SignedRules::decode(&bent).is_ok_and(|bent| bent.verify(&owner().verifying_key().to_bytes())) == false);
+            prop_assert!(!SignedRules::decode(&bent).is_ok_and(|bent| bent.verify(&owner().verifying_key().to_bytes())));
             prop_assert!(SignedRules::decode(&wire[..wire.len() - 1]).is_err());
         }
     }
