@@ -123,9 +123,11 @@ pub struct GrantRow {
     pub expires: u64,
     /// Its bounds.
     pub limits: GrantLimits,
-    /// The signed grant as it travels.
+    /// The newest revision of the signed grant as it travels.
     #[serde(skip)]
     pub signed: Vec<u8>,
+    /// Its revision: how often it was signed again.
+    pub revision: u64,
     /// Unix milliseconds.
     pub issued_ms: u64,
     /// Set once it was taken back.
@@ -175,8 +177,10 @@ pub struct Exit {
 const MACHINES: &str =
     "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span
     FROM machines";
-const GRANTS: &str = "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
-    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id) FROM grants";
+const GRANTS: &str =
+    "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
+    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id),
+    revision FROM grants";
 const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span, onion, discovery FROM exits";
 
 impl Ledger {
@@ -263,7 +267,12 @@ impl Ledger {
         Ok(!found.is_empty())
     }
 
-    fn rows<T>(&self, sql: &str, params: impl rusqlite::Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
+    pub(super) fn rows<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
         let conn = self.conn();
         let answer = || conn.prepare_cached(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
         answer().map_err(|error| store::failed(self.path(), "read", error))
@@ -286,17 +295,20 @@ fn proof(row: &Row<'_>) -> rusqlite::Result<Proof> {
     })
 }
 
-fn not_found(noun: &str, name: &str, list: &str) -> Error {
+pub(super) fn not_found(noun: &str, name: &str, list: &str) -> Error {
     let shown: String = name.chars().take(64).collect();
     Error::new(Code::NotFound, format!("there is no {noun} {shown:?}")).hint(list)
 }
 
 /// A text column as its type; a projection that cannot be read is as good as damaged.
-fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     row.get::<_, String>(column)?.parse().map_err(|error| unreadable(column, error))
 }
 
-fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+pub(super) fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
     let text: Option<String> = row.get(column)?;
     text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
 }
@@ -309,7 +321,7 @@ fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'stat
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }
 
-fn uint(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn uint(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0))
 }
 
@@ -356,6 +368,7 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<GrantRow> {
         expires: uint(row, 7)?,
         limits: from_json(row, 8)?,
         signed: row.get(9)?,
+        revision: uint(row, 17)?,
         issued_ms: uint(row, 10)?,
         revoked,
         reused,
