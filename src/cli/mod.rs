@@ -14,13 +14,16 @@ mod generate;
 mod grant;
 mod identity;
 mod image;
+mod issue;
 mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod pass_on;
 mod peer;
 mod policy;
 mod progress;
+mod scope;
 mod sight;
 mod status;
 mod usage;
@@ -286,7 +289,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Doctor(_) => doctor::run(call),
         Command::Demo(args) => demo::run(call, &args),
         Command::Exit(command) => return exit::run(call, command),
-        Command::Grant(command) => grant::run(call, &command),
+        Command::Grant(command) => grant::run(call, command),
         Command::Identity(command) => identity::run(call, &command),
         Command::Peer(command) => peer::run(call, &command),
         Command::Machine(command) => machine::run(call, command),

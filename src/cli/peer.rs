@@ -346,7 +346,7 @@ fn verify(call: &Call, cx: &Context, args: &VerifyArgs) -> Result<()> {
         (None, None) => (None, if args.qr { Compared::Qr } else { Compared::Words }),
     };
     if args.qr {
-        call.out.say(super::exit::draw(&words.for_qr())?);
+        call.out.say(super::issue::draw(&words.for_qr())?);
     }
     match said {
         Some(said) => peers::check_words(&peer, words, said)?,

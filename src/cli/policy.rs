@@ -389,17 +389,19 @@ fn why(call: &Call, cx: &Context, args: &WhyArgs) -> Result<()> {
 }
 
 fn lent(cx: &Context, grant: &GrantRow, now: u64) -> Result<Lent> {
-    let damaged = |what: String| {
-        Error::new(Code::Ledger, format!("grant {} is recorded in a way that cannot be read: {what}", grant.id))
+    let signed = SignedGrant::decode(&grant.signed).map_err(|error| {
+        Error::new(Code::Ledger, format!("grant {} is recorded in a way that cannot be read", grant.id))
+            .cause(error)
             .hint("portdistrict ledger verify")
-    };
-    let signed = SignedGrant::decode(&grant.signed).map_err(|error| damaged(error.to_string()))?;
-    let allow = signed.grant().egress.iter().map(|rule| rule.parse()).collect::<std::result::Result<Vec<_>, String>>().map_err(damaged)?;
+    })?;
+    let list = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<_>>>();
+    let scope = &signed.grant().scope;
     let revoked = match &grant.revoked {
         Some(_) => Some(revoked_by(cx, grant)?),
         None => None,
     };
-    Ok(Lent { span: grant.span.to_string(), revoked, in_time: time_is(grant, now), allow, deny: Vec::new() })
+    let in_time = time_is(grant, now) && !scope.paused;
+    Ok(Lent { span: grant.span.to_string(), revoked, in_time, allow: list(&scope.allow)?, deny: list(&scope.deny)? })
 }
 
 /// The entry that revoked a grant first.

@@ -13,6 +13,7 @@ use crate::machine::{Power, Seen};
 use crate::owner::ONION;
 use crate::owner::seed::Source;
 use crate::session::messages::{GrantStatus, OnionState, OnionStatus, Status};
+use crate::token::Way;
 use serde::Serialize;
 
 /// A machine as recorded and as it is now.
@@ -80,6 +81,16 @@ pub(super) struct Use {
     up: u64,
     down: u64,
     last_used: Option<u64>,
+    /// By which way the last use came: `direct` or `tor`.
+    last_way: Option<&'static str>,
+    /// Bytes both ways today (UTC).
+    today: u64,
+    /// Bytes both ways on each day of the last 30 on which there were any, by day since 1970 (UTC).
+    days: Vec<(u64, u64)>,
+    /// The grant of which a friend made this one.
+    pub(super) parent: Option<String>,
+    /// The machine that says so.
+    machine: Option<Label>,
     sessions: u64,
     revoked: bool,
     /// Attempts from elsewhere after it was bound.
@@ -167,25 +178,41 @@ impl Live {
             draining: status.draining,
             allow: status.allow,
             onion: status.onion,
-            grants: status.grants.iter().map(|used| Use::of(used, grants)).collect(),
+            grants: status.grants.iter().map(|used| Use::of(used, grants, status.now)).collect(),
         }
     }
 }
 
 impl Use {
-    pub(super) fn of(used: &GrantStatus, grants: &[GrantRow]) -> Use {
+    pub(super) fn of(used: &GrantStatus, grants: &[GrantRow], now: u64) -> Use {
+        let known = grants.iter().find(|grant| grant.id.0 == used.id).map(|grant| grant.name.clone());
         Use {
             id: base64(&used.id),
-            name: grants.iter().find(|grant| grant.id.0 == used.id).map(|grant| grant.name.clone()),
+            name: known.or_else(|| used.name.as_ref()?.parse().ok()),
             devices: used.bound.len(),
             up: used.up,
             down: used.down,
             last_used: used.last_used,
+            last_way: used.last_way.map(Way::as_str),
+            today: used.days.iter().rfind(|(day, _)| *day == now / 86_400).map_or(0, |(_, bytes)| *bytes),
+            days: used.days.clone(),
+            parent: used.parent.map(|parent| base64(&parent)),
+            machine: None,
             sessions: used.sessions,
             revoked: used.revoked,
             reuse: used.reuse,
             last_reuse: used.last_reuse,
         }
+    }
+
+    /// The same, with the machine that says so.
+    pub(super) fn on(self, machine: Label) -> Use {
+        Use { machine: Some(machine), ..self }
+    }
+
+    /// Bytes both ways, in all and today.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.up.saturating_add(self.down), self.today)
     }
 
     /// What an owner must hear: `anna's link was tried again from elsewhere, 3 times`.
@@ -199,7 +226,8 @@ impl Use {
 
     /// `1.5 MiB up, 3 MiB down, 3 minutes ago, by 1 device`.
     pub(super) fn in_words(&self, now: u64) -> String {
-        let last = self.last_used.map_or_else(|| "never used".to_owned(), |at| format!("last {}", time::relative(at, now)));
+        let way = self.last_way.map(|way| if way == "tor" { " over Tor" } else { " directly" }).unwrap_or_default();
+        let last = self.last_used.map_or_else(|| "never used".to_owned(), |at| format!("last {}{way}", time::relative(at, now)));
         let devices =
             if self.devices == 0 { "not accepted yet".to_owned() } else { format!("accepted by {}", count(self.devices, "device")) };
         format!("{} up, {} down, {last}, {devices}", bytes(self.up), bytes(self.down))
@@ -225,7 +253,7 @@ impl Use {
 pub(super) fn hear(cx: &Context, seen: &[Seen]) {
     for one in seen {
         if let Ok(status) = &one.live {
-            let _ = crate::exit::grants::note_reuse(cx, &one.machine, status);
+            let _ = crate::exit::grants::note_news(cx, &one.machine, status);
         }
     }
 }
@@ -385,10 +413,10 @@ mod tests {
     #[test]
     fn an_alarm_names_the_friend_and_how_often() {
         let used = GrantStatus { reuse: 3, ..GrantStatus::default() };
-        let mut seen = Use::of(&used, &[]);
+        let mut seen = Use::of(&used, &[], 0);
         seen.name = Some("anna".parse().unwrap());
         assert_eq!(seen.alarm().unwrap(), "anna's link was tried again from elsewhere, 3 times");
-        assert_eq!(Use::of(&GrantStatus::default(), &[]).alarm(), None);
+        assert_eq!(Use::of(&GrantStatus::default(), &[], 0).alarm(), None);
         assert_eq!(times(1), "once");
     }
 }

@@ -347,6 +347,73 @@ kinds! {
         /// The key that came.
         found: B64<32>,
     }
+
+    /// The issuer signed a grant again: it lasts longer, is suspended, or holds again.
+    GrantRenewed = "grant.renewed" {
+        /// Which grant.
+        id: B64<8>,
+        /// Its revision; the highest one holds.
+        revision: u64,
+        /// Unix seconds.
+        expires: u64,
+        /// The signed grant as it travels.
+        grant: Blob,
+    }
+
+    /// A grant was made of another one by its holder: here, or by a friend as a node reports.
+    GrantPassedOn = "grant.passed_on" {
+        /// The id of the new grant.
+        id: B64<8>,
+        /// The grant that it was made of.
+        parent: B64<8>,
+        /// Whom it is for.
+        name: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// The exit here that was passed on, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<Label>,
+        /// What was taken away, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caveat: Option<Blob>,
+        /// Unix seconds, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires: Option<u64>,
+    }
+
+    /// A node knows that a grant was taken back.
+    RevocationDelivered = "revocation.delivered" {
+        /// Which grant.
+        id: B64<8>,
+        /// What the node is called here: a machine or an exit.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+    }
+
+    /// A node knows a later revision of a grant.
+    RenewalDelivered = "renewal.delivered" {
+        /// Which grant.
+        id: B64<8>,
+        /// Which revision.
+        revision: u64,
+        /// The machine.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+    }
+
+    /// The owner signed for a node that he is there. Written before the node is told, so it is never later that the node heard.
+    LeaseStated = "lease.stated" {
+        /// The machine.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// When, Unix seconds.
+        at: u64,
+        /// The signed statement as the node gets it.
+        statement: Blob,
+    }
 }
 
 /// What a rotated key takes over from the one before.
@@ -369,6 +436,9 @@ pub struct GrantLimits {
     /// Bytes both ways in total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Bytes both ways on each day, in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_day: Option<u64>,
     /// Bits a second, each way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,

@@ -3,16 +3,16 @@
 
 use super::kinds::{self, Body};
 use super::peers;
-use super::span::Span;
+use super::span::{B64, Span};
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 13] = [
+pub(super) const TABLES: [&str; 16] = [
     "heads",
     "machines",
     "grants",
@@ -26,6 +26,9 @@ pub(super) const TABLES: [&str; 13] = [
     "peers",
     "peer_events",
     "peer_faults",
+    "passed_on",
+    "deliveries",
+    "leases",
 ];
 
 const SCHEMA: &str = "
@@ -39,7 +42,8 @@ CREATE TABLE machines (
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, node TEXT, node_key TEXT, subject TEXT NOT NULL, mode TEXT NOT NULL,
   not_before INTEGER NOT NULL, expires INTEGER NOT NULL, limits TEXT NOT NULL, signed BLOB NOT NULL,
-  issued_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL, span TEXT NOT NULL
+  issued_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL, span TEXT NOT NULL,
+  revision INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE reuses (
   id TEXT NOT NULL, node TEXT NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (id, node)
@@ -64,6 +68,14 @@ CREATE TABLE points (
 CREATE TABLE policies (
   number INTEGER PRIMARY KEY, policy TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL, set_ms INTEGER NOT NULL, span TEXT NOT NULL
 ) STRICT;
+CREATE TABLE passed_on (
+  id TEXT PRIMARY KEY, parent TEXT NOT NULL, name TEXT NOT NULL, node_key TEXT NOT NULL, exit TEXT, caveat BLOB, expires INTEGER,
+  made_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE deliveries (
+  id TEXT NOT NULL, node_key TEXT NOT NULL, revision INTEGER NOT NULL, revoked INTEGER NOT NULL, PRIMARY KEY (id, node_key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE leases (node_key TEXT PRIMARY KEY, at INTEGER NOT NULL, statement BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
@@ -146,6 +158,15 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
         kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
+        kinds::GrantRenewed::KIND => at.with(&span.body, At::renewed),
+        kinds::GrantPassedOn::KIND => at.with(&span.body, At::passed_on),
+        kinds::RevocationDelivered::KIND => {
+            at.with(&span.body, |at, body: &kinds::RevocationDelivered| at.delivered(body.id, body.node_key, 0, true))
+        }
+        kinds::RenewalDelivered::KIND => {
+            at.with(&span.body, |at, body: &kinds::RenewalDelivered| at.delivered(body.id, body.node_key, body.revision, false))
+        }
+        kinds::LeaseStated::KIND => at.with(&span.body, At::stated),
         kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
         _ => Ok(()),
     }
@@ -238,6 +259,56 @@ impl At<'_> {
             self.conn,
             "UPDATE grants SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
             params![body.id.to_string(), int(body.at), body.reason, body.revocation.as_ref().map(|b| &b.0)],
+        )?;
+        run(
+            self.conn,
+            "UPDATE passed_on SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
+            params![body.id.to_string(), int(body.at), body.reason, body.revocation.as_ref().map(|b| &b.0)],
+        )
+    }
+
+    fn renewed(&self, body: &kinds::GrantRenewed) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "UPDATE grants SET revision = ?2, expires = ?3, signed = ?4 WHERE id = ?1 AND revision < ?2",
+            params![body.id.to_string(), int(body.revision), int(body.expires), body.grant.0],
+        )
+    }
+
+    fn passed_on(&self, body: &kinds::GrantPassedOn) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO passed_on (id, parent, name, node_key, exit, caveat, expires, made_ms, pos)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                body.id.to_string(),
+                body.parent.to_string(),
+                body.name.as_str(),
+                body.node_key.to_string(),
+                body.exit.as_ref().map(|exit| exit.as_str()),
+                body.caveat.as_ref().map(|caveat| &caveat.0),
+                body.expires.map(int),
+                self.ms,
+                self.pos,
+            ],
+        )
+    }
+
+    fn delivered(&self, id: B64<8>, node_key: B64<32>, revision: u64, revoked: bool) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO deliveries (id, node_key, revision, revoked) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (id, node_key) DO UPDATE SET revision = max(revision, excluded.revision), revoked = max(revoked, excluded.revoked)",
+            params![id.to_string(), node_key.to_string(), int(revision), revoked],
+        )
+    }
+
+    fn stated(&self, body: &kinds::LeaseStated) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO leases (node_key, at, statement) VALUES (?1, ?2, ?3)
+             ON CONFLICT (node_key) DO UPDATE SET at = excluded.at, statement = excluded.statement WHERE excluded.at > at",
+            params![body.node_key.to_string(), int(body.at), body.statement.0],
         )
     }
 

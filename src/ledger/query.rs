@@ -140,9 +140,11 @@ pub struct GrantRow {
     pub expires: u64,
     /// Its bounds.
     pub limits: GrantLimits,
-    /// The signed grant as it travels.
+    /// The newest revision of the signed grant as it travels.
     #[serde(skip)]
     pub signed: Vec<u8>,
+    /// Its revision: how often it was signed again.
+    pub revision: u64,
     /// Unix milliseconds.
     pub issued_ms: u64,
     /// Set once it was taken back.
@@ -192,8 +194,10 @@ pub struct Exit {
 const MACHINES: &str =
     "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span
     FROM machines";
-const GRANTS: &str = "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
-    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id) FROM grants";
+const GRANTS: &str =
+    "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
+    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id),
+    revision FROM grants";
 const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span, onion, discovery FROM exits";
 
 impl Ledger {
@@ -404,6 +408,7 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<GrantRow> {
         expires: uint(row, 7)?,
         limits: from_json(row, 8)?,
         signed: row.get(9)?,
+        revision: uint(row, 17)?,
         issued_ms: uint(row, 10)?,
         revoked,
         reused,

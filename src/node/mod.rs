@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod chip_tests;
 mod claim;
+mod clock;
 pub mod config;
 mod control;
 mod core;

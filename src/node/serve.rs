@@ -19,6 +19,7 @@ use crate::keyring::{Purpose, x25519_public};
 use crate::owner::ready::{Ready, Socket};
 use crate::resolve::{Resolver, Sources};
 use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, Io, ReplayGuard, Request, Welcome, linger};
+use crate::token::Way;
 use crate::trust::Refusal;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
@@ -303,10 +304,10 @@ impl Source {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    fn way(self) -> Way {
         match self {
-            Source::Direct(_) => "direct",
-            Source::Tor => "tor",
+            Source::Direct(_) => Way::Direct,
+            Source::Tor => Way::Tor,
         }
     }
 }
@@ -351,7 +352,7 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
         let _ = request.refuse(Refusal::UnknownKey, "self-test").await;
         return;
     }
-    match core.gate.admit(request.client, &request.hello, now_s()).await {
+    match core.gate.admit(request.client, &request.hello, source.way(), now_s()).await {
         Err(refusal) => {
             let _ = request.refuse(refusal, &refusal.for_friend("this exit")).await;
         }
@@ -364,7 +365,7 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
             let Ok(session) = request.welcome(welcome).await else { return };
             drop(slot);
             let _counted = core.onion.as_ref().filter(|_| source == Source::Tor).map(Onion::count_client);
-            guest::serve(&core, resolver, admitted, session, source.as_str()).await;
+            guest::serve(&core, resolver, admitted, session, source.way()).await;
         }
     }
 }
@@ -392,7 +393,7 @@ async fn supervise(core: &Arc<Core>, door: Door, socket: &Socket) {
 }
 
 fn finish(core: &Core) {
-    if let Err(error) = core.gate.flush() {
+    if let Err(error) = core.gate.flush(now_s()) {
         core.log.event("storage.failed").with("error", error.message()).write();
     }
     core.log.event("stopped").write();
@@ -448,7 +449,7 @@ async fn write_usage(core: &Arc<Core>) {
     loop {
         let _ = timeout(FLUSH_EVERY, core.flush.notified()).await;
         let gate = core.gate.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || gate.flush()).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || gate.flush(now_s())).await {
             core.log.event("storage.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
             sleep(FLUSH_EVERY).await;
         }

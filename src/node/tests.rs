@@ -7,7 +7,7 @@ use crate::keyring::{self, Purpose, Seed, x25519_public};
 use crate::resolve::Sources;
 use crate::session::messages::*;
 use crate::session::{ConnectError, CoverKey, Hello, Pipe, Session, bootstrap, connect};
-use crate::token::{Grant, Limits, Mode, Revocation, Role, Target};
+use crate::token::{Grant, Limits, Mode, Revocation, Role, Scope, Target};
 use crate::trust::Refusal;
 use ed25519_dalek::SigningKey;
 use std::net::SocketAddr;
@@ -123,7 +123,10 @@ fn grant(id: u8) -> Grant {
         not_before: now - 10,
         expires: now + 1000,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: None,
         mode: Mode::Try,
         role: Role::Exit,

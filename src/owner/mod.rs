@@ -13,6 +13,7 @@ use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::ledger::{B64, Machine};
 use crate::resolve::socket_addresses;
+use crate::session::messages::Revoked;
 use crate::session::{self, ConnectError, ControlClient, owner_hello};
 use serde_json::Value;
 use std::io;
@@ -39,10 +40,16 @@ pub const IMAGE: &str = "image";
 pub const DEMAND: &str = "demand";
 
 /// A control session; it ends when this is dropped.
-pub struct Control(ControlClient);
+pub struct Control {
+    client: ControlClient,
+    /// What the node was told on this occasion, and what it answered.
+    told: revocations::Word,
+    heard: Revoked,
+}
 
 impl Control {
-    /// Connects as the owner of a claimed machine; only the node with the pinned key can answer.
+    /// Connects as the owner of a claimed machine; only the node with the pinned key can answer. It hears at once what it may
+    /// have missed.
     pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
         let label = &machine.label;
         let B64(node) = machine.node_key.ok_or_else(|| not_claimed(label))?;
@@ -50,7 +57,9 @@ impl Control {
         let stream = dial(address, label).await?;
         let opened = session::connect(stream, &keyring.client_noise(), &node, owner_hello(keyring, cx.now()), cx.now()).await;
         let (session, _) = opened.map_err(|error| refused(error, address, &node, label))?;
-        Ok(Control(ControlClient::new(session)))
+        let client = ControlClient::new(session);
+        let (told, heard) = revocations::catch_up(cx, &client, machine).await;
+        Ok(Control { client, told, heard })
     }
 }
 
@@ -84,13 +93,13 @@ pub async fn dial(address: &str, label: &Label) -> Result<TcpStream> {
 impl Deref for Control {
     type Target = ControlClient;
     fn deref(&self) -> &ControlClient {
-        &self.0
+        &self.client
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.0.close();
+        self.client.close();
     }
 }
 

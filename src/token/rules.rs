@@ -98,7 +98,7 @@ impl Rule {
         let Value::Map(mut map) = value else { return Err(CborError::Field(4)) };
         let grants = map.opt_bytes(0, MAX_GRANTS * 8)?.map(|bytes| grants(&bytes)).transpose()?;
         let pattern = |value| match value {
-            Value::Text(text) if text.len() <= MAX_PATTERN => text.parse().map_err(|_| CborError::Field(1)),
+            Value::Text(text) if text.len() <= MAX_PATTERN => text.parse().map_err(|_: crate::error::Error| CborError::Field(1)),
             _ => Err(CborError::Field(1)),
         };
         let to = map.list(1, MAX_PATTERNS)?.into_iter().map(pattern).collect::<Result<Vec<_>, _>>()?;

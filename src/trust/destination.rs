@@ -1,5 +1,6 @@
 //! Destinations in rules: a host by name, glob or network, and ports. Grants, nodes and the owner's policy write them alike.
 
+use crate::error::{Code, Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,25 +41,34 @@ pub struct Destination {
     pub port: u16,
 }
 
-impl FromStr for Destination {
-    type Err = String;
+impl Destination {
+    /// What a guest asks for before anything is resolved: a name, or an address in words.
+    pub fn asked(host: &str, port: u16) -> Destination {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => Destination { name: None, ip: Some(ip.to_canonical()), port },
+            Err(_) => Destination { name: Some(plain(host)), ip: None, port },
+        }
+    }
+}
 
-    fn from_str(text: &str) -> Result<Destination, String> {
-        let bad = || format!("`{}` is no destination: write a name or an address with a port, as in example.org:443", text.escape_debug());
+impl FromStr for Destination {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Destination> {
+        let bad = || {
+            Error::new(Code::Usage, format!("`{}` is no destination", text.escape_debug()))
+                .hint("write a name or an address with a port, as in example.org:443 or [2001:db8::1]:443")
+        };
         let (host, port) = text.trim().rsplit_once(':').ok_or_else(bad)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if let Ok(ip) = bare.parse::<IpAddr>() {
+        let asked = Destination::asked(bare, port);
+        match (&asked.name, asked.ip) {
             // Without brackets nobody knows where an IPv6 address ends and its port begins.
-            return if ip.is_ipv6() && bare == host {
-                Err(bad())
-            } else {
-                Ok(Destination { name: None, ip: Some(ip.to_canonical()), port })
-            };
+            (None, Some(ip)) if bare != host || ip.is_ipv4() => Ok(asked),
+            (Some(name), _) if bare == host && is_name(name, false) => Ok(asked),
+            _ => Err(bad()),
         }
-        let name = bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase();
-        let fits = !name.is_empty() && name.len() <= MAX_GLOB && name.bytes().all(is_host_byte);
-        if fits && bare == host { Ok(Destination { name: Some(name), ip: None, port }) } else { Err(bad()) }
     }
 }
 
@@ -125,10 +135,13 @@ impl Pattern {
 }
 
 impl FromStr for Pattern {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Pattern, String> {
-        let bad = |why: &str| format!("`{}` is no destination: {why}", text.escape_debug());
+    fn from_str(text: &str) -> Result<Pattern> {
+        let bad = |why: &str| {
+            Error::new(Code::Usage, format!("`{}` is no destination: {why}", text.escape_debug()))
+                .hint("write a name or a network, with or without ports: *.example.org:443, example.org, 10.0.0.0/8:8080-8090, [2001:db8::1]:443, *:443")
+        };
         let (host, ports) = split(text.trim());
         let host = host.strip_suffix('.').unwrap_or(host);
         let ports = match ports {
@@ -149,14 +162,9 @@ impl FromStr for Pattern {
                 }
                 Host::Net { network, prefix }
             }
+            (_, Err(_)) if is_name(host, true) => Host::Glob(plain(host)),
             (_, Err(_)) => {
-                let fits = |b: u8| is_host_byte(b) || matches!(b, b'*' | b'?');
-                if host.is_empty() || host.ends_with('.') || host.len() > MAX_GLOB || !host.bytes().all(fits) {
-                    return Err(bad(
-                        "write a name, perhaps with *, or an address or network, and a port if it is about one: *.example.org:443",
-                    ));
-                }
-                Host::Glob(host.to_ascii_lowercase())
+                return Err(bad("a name has letters, digits, hyphens and dots, and * or ? for any; others are written as xn--…"));
             }
         };
         Ok(Pattern { host, ports })
@@ -182,13 +190,13 @@ impl fmt::Display for Pattern {
 }
 
 impl Serialize for Pattern {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -218,12 +226,24 @@ fn masked(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
     })
 }
 
+/// As names are compared: in small letters, without the root's dot.
+fn plain(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// Whether it can be a name, or a pattern of names. One that ends in a number was meant as an address.
+fn is_name(host: &str, pattern: bool) -> bool {
+    let fits = |b: u8| is_host_byte(b) || pattern && matches!(b, b'*' | b'?');
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(fits);
+    host.len() <= MAX_GLOB && host.split('.').all(label) && host.rsplit('.').next().is_none_or(|last| last.parse::<u64>().is_err())
+}
+
 fn is_host_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')
 }
 
 /// Refuses a pattern that no name could match.
-pub fn check_glob(pattern: &str) -> Result<(), String> {
+pub fn check_glob(pattern: &str) -> std::result::Result<(), String> {
     let fits = |b: u8| is_host_byte(b) || matches!(b, b'*' | b'?');
     if pattern.is_empty() || pattern.len() > MAX_GLOB || !pattern.bytes().all(fits) {
         return Err(format!("`{}` cannot be a name; write letters, digits, - and _, and * or ? for any", pattern.escape_debug()));

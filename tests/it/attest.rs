@@ -294,7 +294,7 @@ fn a_friend_who_demands_an_image_is_let_through_to_that_one_alone() {
 /// An invite of the owner whose holder demands this.
 fn invite(place: &Place, demand: [u8; 20]) -> String {
     use portdistrict::encoding::cbor::Map;
-    use portdistrict::token::{Grant, Invite, Limits, Mode, Role, Secret16, Transport};
+    use portdistrict::token::{Grant, Invite, Limits, Mode, Role, Scope, Secret16, Transport};
     let (secret, now) = (Secret16::random(), portdistrict::config::time::now_s());
     let grant = Grant {
         id: Grant::random_id(),
@@ -304,7 +304,10 @@ fn invite(place: &Place, demand: [u8; 20]) -> String {
         not_before: now - 60,
         expires: now + 600,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: Some(demand),
         mode: Mode::Many,
         role: Role::Exit,
@@ -312,7 +315,7 @@ fn invite(place: &Place, demand: [u8; 20]) -> String {
     };
     let transport = Transport { addresses: vec![place.node.address().to_string()], onion: None };
     let grant = grant.sign(&place.keyring.identity_key());
-    Invite { transport, node: place.node.key(), grant, secret: Some(secret), name: None }.to_blob().unwrap()
+    Invite { transport, node: place.node.key(), grant: grant.into(), secret: Some(secret), name: None }.to_blob().unwrap()
 }
 
 /// The folder of a package that Cargo fetched.

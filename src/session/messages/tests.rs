@@ -27,6 +27,10 @@ fn grant(n: u8) -> GrantStatus {
         last_reuse: None,
         revoked: true,
         sessions: 2,
+        last_way: Some(crate::token::Way::Tor),
+        days: vec![(20_000, 7), (20_001, u64::MAX)],
+        parent: Some([n; 8]),
+        name: Some("bert".into()),
     }
 }
 
@@ -45,6 +49,7 @@ fn status() -> Status {
         allow: vec!["10.0.0.0/8".into()],
         grants: vec![grant(1), GrantStatus::default()],
         onion: Some(onion()),
+        heard: 4,
     }
 }
 

@@ -52,11 +52,17 @@ fn with_neighbours(name: &str, typ: Type, good: &str, by_stranger: &[u8]) -> Vec
 
 fn invites() -> Vec<Json> {
     let plain = invite(grant(), &["192.0.2.7:8443"]);
-    let limits = Limits { bytes: Some(10_000_000_000), bits_per_second: Some(50_000_000), streams: Some(200) };
-    let full = Grant { limits, evidence: Some([9; 20]), egress: vec!["tcp:443".into()], mode: Mode::Many, ..grant() };
+    let limits = Limits { bytes: Some(10_000_000_000), bytes_per_day: None, bits_per_second: Some(50_000_000), streams: Some(200) };
+    let full = Grant {
+        limits,
+        evidence: Some([9; 20]),
+        scope: Scope { allow: vec!["tcp:443".into()], ..Scope::default() },
+        mode: Mode::Many,
+        ..grant()
+    };
     let full = invite(full, &["[2001:db8::7]:8443", "exit.example.org:443"]);
     let any_node = invite(Grant { node: None, mode: Mode::Try, ..grant() }, &["192.0.2.7:8443"]);
-    let later = invite(Grant { reserved: Map::new().with(reserved::DEVICES, 3u64), ..grant() }, &["192.0.2.7:8443"]);
+    let later = invite(Grant { reserved: Map::new().with(reserved::PARENT, 3u64), ..grant() }, &["192.0.2.7:8443"]);
     let mut out = Vec::new();
     let onion = |restricted| Some(Onion { address: OnionAddress::from_key([7; 32]), restricted });
     let over_tor = Invite { transport: Transport { addresses: Vec::new(), onion: onion(false) }, ..plain.clone() };
@@ -73,7 +79,7 @@ fn invites() -> Vec<Json> {
     ] {
         let good = invite.to_blob().unwrap();
         let mut map = Map::decode(&blob::read(Type::Invite, &good).unwrap(), 4096).unwrap();
-        map.insert(4, keyring_sign("grant", invite.grant.payload()));
+        map.insert(4, keyring_sign("grant", invite.grant.root().payload()));
         out.extend(with_neighbours(name, Type::Invite, &good, &map.encode()));
     }
     let transport = Map::new().with(0, 7u64).with(1, "abc").encode();
@@ -132,7 +138,7 @@ fn says(grant: &Grant) -> Json {
         "bytes": grant.limits.bytes,
         "bits_per_second": grant.limits.bits_per_second,
         "streams": grant.limits.streams,
-        "egress": grant.egress,
+        "egress": grant.scope.allow,
         "evidence": grant.evidence.map(|e| hex(&e)),
         "mode": grant.mode.as_str(),
         "needs_upgrade": grant.needs_upgrade(),
@@ -147,7 +153,7 @@ fn run(kind: &str, text: &str) -> Result<Json, BlobError> {
             let onion = invite.transport.onion.map(|onion| onion.address.to_string());
             let restricted = invite.transport.onion.is_some_and(|onion| onion.restricted);
             let transport = invite.transport.as_str();
-            json!({ "transport": transport, "addresses": addresses, "onion": onion, "restricted": restricted, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.grant()) })
+            json!({ "transport": transport, "addresses": addresses, "onion": onion, "restricted": restricted, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.root().grant()) })
         }),
         "grant" => SignedGrant::from_blob(text).map(|signed| says(signed.grant())),
         "identity" => SignedIdentity::from_blob(text).map(|signed| {
