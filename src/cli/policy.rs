@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Body, GrantIssued, GrantRevoked, MachineDeployed};
 use crate::ledger::{B64, Filter, GrantRow, PolicyRow};
+use crate::machine;
 use crate::policy::{self, Act, Answer, Change, Current, Decision, Lend, Lent, MAX_POLICY, Policy};
 use crate::token::SignedGrant;
 use crate::trust::Destination;
@@ -186,6 +187,8 @@ struct Shown {
     policy: Policy,
     /// How it was set; null while nobody has.
     set: Option<PolicyRow>,
+    /// Claimed machines that have not heard of it.
+    unheard: Vec<Label>,
     #[serde(skip)]
     now: u64,
 }
@@ -197,7 +200,12 @@ impl View for Shown {
         };
         let reason = if row.reason.is_empty() { String::new() } else { format!(": {}", row.reason) };
         let head = format!("# policy {}, set {}{reason}\n# span {}", self.number, when(row.set_ms / 1000, self.now), row.span);
-        format!("{}\n{}", look.dim(head), self.policy.to_toml())
+        let mut text = format!("{}\n{}", look.dim(head), self.policy.to_toml());
+        if !self.unheard.is_empty() {
+            let names = self.unheard.iter().map(Label::as_str).collect::<Vec<_>>().join(", ");
+            text += &format!("\n{}\n", look.warn(format!("# not heard by: {names}")));
+        }
+        text
     }
 }
 
@@ -229,7 +237,8 @@ fn show(call: &Call, cx: &Context, args: &ShowArgs) -> Result<()> {
         call.out.raw(current.policy.to_toml().as_bytes())?;
         return Ok(());
     }
-    call.out.show(&Shown { number: current.number(), policy: current.policy, set: current.row, now: cx.now() })
+    let unheard = policy::unheard(cx)?.into_iter().map(|machine| machine.label).collect();
+    call.out.show(&Shown { number: current.number(), policy: current.policy, set: current.row, unheard, now: cx.now() })
 }
 
 /// The document in a file or on standard input; no more is read than one may have.
@@ -291,6 +300,11 @@ fn set(call: &Call, cx: &Context, args: &SetArgs) -> Result<()> {
     } else {
         policy::set(cx, &current, &new, &args.reason)?;
         call.out.say(format!("Policy {} holds; it changes {}.", current.number() + 1, count(changes.changes.len(), "thing")));
+    }
+    let away = call.block_on(machine::tell_policy(cx))?;
+    if !away.is_empty() {
+        let names = away.iter().map(Label::as_str).collect::<Vec<_>>().join(", ");
+        call.out.warn(format!("Not heard by {names}: what it says of destinations holds there from the next visit on."));
     }
     call.out.show(&changes)
 }

@@ -126,11 +126,17 @@ pub async fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<In
         .map_err(|error| Error::new(Code::Usage, "nobody could read this invite").cause(error).hint("give fewer and shorter rules"))?;
     // Recorded before it is shown: an invite that exists can always be revoked.
     if !dry_run {
-        if request.restricted {
+        // A rule of the policy about this very friend holds only on a node that knows which grant is his.
+        let ruled = policy::is_about(cx, request.name.as_str())?;
+        let control = if request.restricted || ruled { Some(Control::open(cx, &machine).await?) } else { None };
+        if let Some(control) = control.as_ref().filter(|_| request.restricted) {
             // The node first: an invite whose key it does not know would lead nowhere.
-            Control::open(cx, &machine).await?.discovery(discovery).await?;
+            control.discovery(discovery).await?;
         }
         cx.record(&issued)?;
+        if let Some(control) = control.as_ref().filter(|_| ruled) {
+            control.tell_rules(cx, &machine).await?;
+        }
     }
     Ok(invited)
 }

@@ -259,6 +259,16 @@ kinds! {
         reason: String,
     }
 
+    /// A node holds the rules of a policy.
+    RulesDelivered = "rules.delivered" {
+        /// The policy's number.
+        number: u64,
+        /// Which machine.
+        node: Label,
+        /// Its Noise key.
+        node_key: B64<32>,
+    }
+
     /// The policy stopped an act.
     PolicyRefused = "policy.refused" {
         /// `deploy`, `claim`, `invite` or `edit`.

@@ -9,10 +9,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 6;
+const VERSION: i64 = 7;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 16] = [
+pub(super) const TABLES: [&str; 17] = [
     "heads",
     "machines",
     "grants",
@@ -23,6 +23,7 @@ pub(super) const TABLES: [&str; 16] = [
     "proved",
     "points",
     "policies",
+    "rules_heard",
     "peers",
     "peer_events",
     "peer_faults",
@@ -68,6 +69,7 @@ CREATE TABLE points (
 CREATE TABLE policies (
   number INTEGER PRIMARY KEY, policy TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL, set_ms INTEGER NOT NULL, span TEXT NOT NULL
 ) STRICT;
+CREATE TABLE rules_heard (node_key TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE passed_on (
   id TEXT PRIMARY KEY, parent TEXT NOT NULL, name TEXT NOT NULL, node_key TEXT NOT NULL, exit TEXT, caveat BLOB, expires INTEGER,
   made_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL
@@ -157,6 +159,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
+        kinds::RulesDelivered::KIND => at.with(&span.body, At::rules_delivered),
         kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
         kinds::GrantRenewed::KIND => at.with(&span.body, At::renewed),
         kinds::GrantPassedOn::KIND => at.with(&span.body, At::passed_on),
@@ -387,6 +390,15 @@ impl At<'_> {
             self.conn,
             "INSERT OR REPLACE INTO pins (address, node_key, pinned_ms) VALUES (?1, ?2, ?3)",
             params![body.address, body.node_key.to_string(), self.ms],
+        )
+    }
+
+    fn rules_delivered(&self, body: &kinds::RulesDelivered) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO rules_heard (node_key, number) VALUES (?1, ?2)
+             ON CONFLICT (node_key) DO UPDATE SET number = max(number, excluded.number)",
+            params![body.node_key.to_string(), int(body.number)],
         )
     }
 

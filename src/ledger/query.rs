@@ -270,6 +270,11 @@ impl Ledger {
         self.rows("SELECT number, policy, reason, author, set_ms, span FROM policies ORDER BY number DESC", [], policy)
     }
 
+    /// The number of the newest policy whose rules each node holds.
+    pub fn rules_heard(&self) -> Result<Vec<(B64<32>, u64)>> {
+        self.rows("SELECT node_key, number FROM rules_heard", [], |row| Ok((parsed(row, 0)?, uint(row, 1)?)))
+    }
+
     /// How many spans of a kind there are since a time, Unix milliseconds.
     pub fn count_since(&self, kind: &str, since_ms: u64) -> Result<u64> {
         let since = i64::try_from(since_ms).unwrap_or(i64::MAX);

@@ -20,6 +20,7 @@ mod tail;
 mod tools;
 
 pub use claim::Claimed;
+pub use permit::tell as tell_policy;
 pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
 use crate::attest::{Outcome, Rung, Verdict};

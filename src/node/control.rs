@@ -4,6 +4,7 @@ use super::core::Core;
 use super::egress::Rule;
 use super::gate::Admitted;
 use super::onion::Onion;
+use super::rules;
 use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
@@ -38,6 +39,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
             send(stream, Reply::Done(Nothing)).await
         }
         ControlRequest::Lease(signed) => send(stream, hear(core, &signed).await).await,
+        ControlRequest::Rules(signed) => send(stream, take_rules(core, signed).await).await,
         ControlRequest::Renew(list) => send(stream, renew(core, &list).await).await,
         ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
         ControlRequest::Stop => {
@@ -236,6 +238,18 @@ async fn policy(core: &Arc<Core>, rules: Option<Vec<String>>) -> Reply<PolicyRep
         core.log.event("policy.replaced").write();
     }
     Reply::Done(PolicyReply { allow: core.policy().allow().iter().map(ToString::to_string).collect() })
+}
+
+async fn take_rules(core: &Arc<Core>, signed: Vec<u8>) -> Reply<Nothing> {
+    let own = core.clone();
+    match tokio::task::spawn_blocking(move || rules::replace(&own, &signed)).await {
+        Ok(Ok((number, _))) => {
+            core.log.event("rules.taken").with("policy", number).write();
+            Reply::Done(Nothing)
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
 }
 
 async fn read_log(core: &Core, request: LogsRequest) -> LogsReply {

@@ -6,6 +6,7 @@ use super::evidence::Witness;
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::Onion;
+use super::rules::InForce;
 use super::slots::Slots;
 use crate::owner::ready::Ready;
 use crate::session::Acceptor;
@@ -53,6 +54,8 @@ pub(super) struct Core {
     /// What the hardware of this machine says.
     pub(super) witness: Arc<Witness>,
     start_over: AtomicBool,
+    /// What the owner's policy says of destinations.
+    pub(super) rules: InForce,
     policy: RwLock<Arc<Policy>>,
     streams: AtomicUsize,
     app_digest: OnceCell<[u8; 32]>,
@@ -78,6 +81,7 @@ pub(super) struct Parts {
     pub(super) gate: Arc<Gate>,
     pub(super) acceptor: Acceptor,
     pub(super) policy: Policy,
+    pub(super) rules: InForce,
     pub(super) onion: Option<Onion>,
     pub(super) witness: Arc<Witness>,
 }
@@ -103,6 +107,7 @@ impl Core {
             onion: parts.onion,
             witness: parts.witness,
             start_over: AtomicBool::new(false),
+            rules: parts.rules,
             policy: RwLock::new(Arc::new(parts.policy)),
             streams: AtomicUsize::new(0),
             app_digest: OnceCell::new(),

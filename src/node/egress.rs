@@ -35,6 +35,8 @@ pub enum Reason {
     PortZero,
     /// Outside what the grant itself allows.
     Grant,
+    /// Outside what the owner's policy allows.
+    Rules,
 }
 
 impl Reason {
@@ -53,6 +55,7 @@ impl Reason {
             Reason::OwnPort => "own-port",
             Reason::PortZero => "port-zero",
             Reason::Grant => "outside-grant",
+            Reason::Rules => "policy",
         }
     }
 }

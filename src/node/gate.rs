@@ -68,6 +68,13 @@ pub struct Admitted {
     _session: Vec<Guard>,
 }
 
+impl Admitted {
+    /// The ids of the grant and of those that it was made of, the first one first.
+    pub fn ids(&self) -> &[GrantId] {
+        &self.ids
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.gate.sessions.fetch_sub(1, Ordering::Relaxed);

@@ -143,6 +143,10 @@ impl Guest {
             self.log_refused(Reason::Grant.as_str(), wanted);
             return Err(ExitReply::NotAllowed);
         };
+        if let Err(reason) = self.core.rules.check(self.admitted.ids(), &wanted.host, None, wanted.port) {
+            self.log_refused(reason.as_str(), wanted);
+            return Err(ExitReply::NotAllowed);
+        }
         let addresses = match self.resolver.lookup(&wanted.host).await {
             Ok(addresses) => addresses,
             Err(failure) => {
@@ -153,7 +157,7 @@ impl Guest {
         let mut refused = None;
         let mut failed = None;
         for ip in addresses {
-            if let Err(reason) = self.allowed(&by_name, ip, wanted.port) {
+            if let Err(reason) = self.allowed(&by_name, ip, wanted) {
                 refused = Some(reason);
                 continue;
             }
@@ -175,7 +179,8 @@ impl Guest {
         }
     }
 
-    fn allowed(&self, by_name: &ByName, ip: IpAddr, port: u16) -> Result<(), Reason> {
+    fn allowed(&self, by_name: &ByName, ip: IpAddr, wanted: &ExitRequest) -> Result<(), Reason> {
+        let port = wanted.port;
         let policy = self.core.policy();
         if let Verdict::Refused(reason) = policy.check(ip, port) {
             return Err(reason);
@@ -183,6 +188,7 @@ impl Guest {
         if !self.admitted.reach.of_address(by_name, ip, port) {
             return Err(Reason::Grant);
         }
+        self.core.rules.check(self.admitted.ids(), &wanted.host, Some(ip), port)?;
         // The node can be reached at addresses that its own listening address does not name.
         if policy.is_own_port(port) && is_of_this_machine(ip) { Err(Reason::OwnPort) } else { Ok(()) }
     }

@@ -20,6 +20,7 @@ pub mod meter;
 mod onion;
 #[cfg(test)]
 mod process_tests;
+mod rules;
 mod serve;
 mod slots;
 pub mod state;

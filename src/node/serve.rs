@@ -10,6 +10,7 @@ use super::evidence::Witness;
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::{self, Onion};
+use super::rules::InForce;
 use super::slots::Slot;
 use super::state::State;
 use super::{claim, guest};
@@ -79,7 +80,9 @@ impl Node {
         let key = x25519_public(&secret);
         let replay = ReplayGuard::open(&config.state_dir.join("replay"), now_s())?;
         let acceptor = Acceptor::new(&secret, config.bootstrap_cover()?, replay);
-        let allow = match state.snapshot()?.allow {
+        let snapshot = state.snapshot()?;
+        let rules = InForce::remembered(snapshot.rules.as_deref(), snapshot.owner)?;
+        let allow = match snapshot.allow {
             Some(texts) => super::egress::Rule::parse_list(&texts)?,
             None => config.rules()?,
         };
@@ -93,7 +96,8 @@ impl Node {
         // Without the seed that the owner brings there is no address to publish.
         let has_seed = !config.seed_from_owner || gate.owner().is_some();
         let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
-        let core = Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, onion, witness }));
+        let core =
+            Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, rules, onion, witness }));
         let shards = Shards::start(&core, sources)?;
         let onion = onion::start(&core, sources)?;
         let supervisor = {

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Steps from one schema to the next; a step is never changed once released.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: [&str; 4] = [
     "
     CREATE TABLE node (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -85,6 +85,10 @@ const SCHEMA: [&str; 3] = [
         parent BLOB NOT NULL CHECK (length(parent) = 8),
         name TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    -- The owner's rules about destinations, as he signed them.
+    ALTER TABLE node ADD COLUMN rules BLOB;
 ",
 ];
 
@@ -159,6 +163,8 @@ pub struct Snapshot {
     pub times: Times,
     /// The allow-list, where the owner has replaced that of the configuration.
     pub allow: Option<Vec<String>>,
+    /// The owner's rules about destinations, signed.
+    pub rules: Option<Vec<u8>>,
     /// Grants that were ever used here.
     pub grants: HashMap<GrantId, Record>,
     /// Grant ids (8 bytes) and subject keys (32 bytes) that were taken back.
@@ -366,6 +372,11 @@ impl State {
         let text = serde_json::to_string(rules).map_err(|error| Error::new(Code::Failed, "cannot write the allow-list").cause(error))?;
         self.write(|tx| tx.execute("UPDATE node SET allow = ?1", [text]).map(drop))
     }
+
+    /// Replaces the owner's rules about destinations.
+    pub fn set_rules(&self, signed: &[u8]) -> Result<()> {
+        self.write(|tx| tx.execute("UPDATE node SET rules = ?1", [signed]).map(drop))
+    }
 }
 
 /// SQLite's integers are signed.
@@ -419,6 +430,7 @@ fn read_snapshot(db: &Connection) -> rusqlite::Result<Snapshot> {
         let time = |column| row.get(column).map(unsigned);
         Ok((row.get(0)?, row.get(1)?, Times { stated: time(2)?, heard: time(3)?, clock: time(4)? }))
     })?;
+    snapshot.rules = db.query_row("SELECT rules FROM node", [], |row| row.get(0))?;
     snapshot.allow = allow.and_then(|text| serde_json::from_str(&text).ok());
     let mut rows = db.prepare("SELECT grant_id, device FROM bindings ORDER BY at, device")?;
     for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?)))? {

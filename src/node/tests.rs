@@ -25,6 +25,9 @@ struct Place {
     node: Option<Node>,
 }
 
+#[path = "rules_tests.rs"]
+mod rules;
+
 fn owner() -> SigningKey {
     Seed::from_bytes(&[7; 32]).signing_key(Purpose::IdentitySign)
 }
@@ -60,9 +63,13 @@ impl Place {
 
     fn start(&mut self) {
         self.node = None;
+        self.node = Some(self.begin().unwrap());
+    }
+
+    fn begin(&self) -> crate::error::Result<Node> {
         let config = Config::read(&self.dir.path().join("node.toml")).unwrap();
         let sources = Sources { hosts: self.dir.path().join("hosts"), resolv_conf: self.dir.path().join("none"), fallback: Vec::new() };
-        self.node = Some(Node::start_with(config, Log::in_memory(), &sources, Witness::none()).unwrap());
+        Node::start_with(config, Log::in_memory(), &sources, Witness::none())
     }
 
     fn node(&self) -> &Node {

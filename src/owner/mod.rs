@@ -61,6 +61,11 @@ impl Control {
         let (told, heard) = revocations::catch_up(cx, &client, machine).await;
         Ok(Control { client, told, heard })
     }
+
+    /// Tells it what the policy says of destinations now; it was told at the beginning of this visit, too.
+    pub async fn tell_rules(&self, cx: &Context, machine: &Machine) -> Result<()> {
+        revocations::tell_rules(cx, &self.client, machine).await
+    }
 }
 
 /// A machine whose key nobody knows yet.

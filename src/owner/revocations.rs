@@ -6,8 +6,9 @@
 use super::Control;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
-use crate::ledger::kinds::{Blob, LeaseStated, RenewalDelivered, RevocationDelivered};
+use crate::ledger::kinds::{Blob, LeaseStated, RenewalDelivered, RevocationDelivered, RulesDelivered};
 use crate::ledger::{B64, Delivery, Machine};
+use crate::policy;
 use crate::session::ControlClient;
 use crate::session::messages::{MAX_RENEWED, MAX_REVOCATIONS, Revoked};
 use crate::token::{Lease, SignedLease};
@@ -44,6 +45,9 @@ pub(super) async fn catch_up(cx: &Context, node: &ControlClient, machine: &Machi
     let Ok(word) = Word::of(cx, machine, false) else { return (Word::default(), none) };
     match word.tell(cx, node, machine).await {
         Ok(heard) => {
+            if let Err(error) = tell_rules(cx, node, machine).await {
+                tracing::debug!(%error, machine = %machine.label, "the node did not take the policy");
+            }
             if let Ok(Some(lease)) = statement(cx, machine) {
                 let _ = node.lease(&lease).await;
             }
@@ -55,6 +59,17 @@ pub(super) async fn catch_up(cx: &Context, node: &ControlClient, machine: &Machi
             (Word::default(), none)
         }
     }
+}
+
+/// Hands a node what the policy says of destinations, at each visit: a machine that keeps nothing has forgotten it.
+pub(super) async fn tell_rules(cx: &Context, node: &ControlClient, machine: &Machine) -> Result<()> {
+    let (Some(node_key), Some(rules)) = (machine.node_key, policy::rules_for(cx, machine)?) else { return Ok(()) };
+    node.rules(&rules).await?;
+    let number = rules.rules().number;
+    if !cx.ledger()?.rules_heard()?.iter().any(|(key, heard)| *key == node_key && *heard >= number) {
+        cx.record(&RulesDelivered { number, node: machine.label.clone(), node_key })?;
+    }
+    Ok(())
 }
 
 /// What a node is to be told.

@@ -9,10 +9,12 @@ mod document;
 mod record;
 #[cfg(test)]
 mod reference;
+mod rules;
 mod why;
 
 pub use decide::{Act, Decision, Lend, decide};
 pub use diff::{Change, diff};
 pub use document::{Claim, Deploy, Invite, MAX_POLICY, Policy, Reach};
 pub use record::{Asked, Current, current, guard, set, today};
+pub use rules::{is_about, rules_for, unheard};
 pub use why::{Answer, Lent, why};

@@ -8,7 +8,7 @@ use super::{Hello, Session};
 use crate::encoding::cbor::Map;
 use crate::error::{Code, Error, Result};
 use crate::keyring::Keyring;
-use crate::token::{Grant, Limits, Mode, Role, Scope, SignedLease};
+use crate::token::{Grant, Limits, Mode, Role, Scope, SignedLease, SignedRules};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -101,6 +101,11 @@ impl ControlClient {
     /// Hands over later revisions of grants, each signed; at most [`super::messages::MAX_RENEWED`].
     pub async fn renew(&self, grants: Vec<Vec<u8>>) -> Result<Renewed> {
         self.ask(&ControlRequest::Renew(grants)).await
+    }
+
+    /// Hands over what the policy says of destinations. Rules older than those it has change nothing.
+    pub async fn rules(&self, rules: &SignedRules) -> Result<Nothing> {
+        self.ask(&ControlRequest::Rules(rules.encode())).await
     }
 
     /// Ends now.

@@ -32,7 +32,7 @@ pub struct Rules {
     pub issuer: [u8; 32],
     /// The number of the policy. A node never goes back to a lower one.
     pub number: u64,
-    /// When it was set, Unix seconds.
+    /// When these were made of it, Unix milliseconds: a later grant may have brought a new id.
     pub at: u64,
     /// Whether a destination that no rule speaks of is refused.
     pub strict: bool,
@@ -47,6 +47,11 @@ impl Rules {
         let speaks = |rule: &&Rule| rule.is_about(ids) && rule.to.iter().any(|pattern| pattern.covers(to));
         let mut found = self.rules.iter().filter(speaks).peekable();
         if found.peek().is_none() { !self.strict } else { found.all(|rule| rule.allow) }
+    }
+
+    /// Whether a rule refuses it, whatever else may be said of it.
+    pub fn refuses(&self, ids: &[[u8; 8]], to: &Destination) -> bool {
+        self.rules.iter().any(|rule| !rule.allow && rule.is_about(ids) && rule.to.iter().any(|pattern| pattern.covers(to)))
     }
 
     /// Whether anything is said about grants by their ids, so that a new grant must be told to the node.
@@ -74,7 +79,7 @@ impl Rules {
         let (issuer, number, at, strict) = (map.array(0)?, map.uint(1)?, map.uint(2)?, map.flag(3)?);
         let rules = map.list(4, MAX_RULES)?.into_iter().map(Rule::from_value).collect::<Result<Vec<_>, _>>()?;
         map.finish()?;
-        if at > LATEST {
+        if at / 1000 > LATEST {
             return Err(CborError::Field(2));
         }
         let rules = Rules { issuer, number, at, strict, rules };
@@ -175,7 +180,7 @@ mod tests {
     fn what_no_node_could_read_is_not_signed() {
         let many = vec![rule(None, "*:25", false); MAX_RULES + 1];
         assert!(Rules { rules: many, ..Rules::default() }.sign(&owner()).is_err());
-        let long = Rule { to: vec![format!("{}:443", "a".repeat(250)).parse().unwrap(); 250], ..rule(None, "*", false) };
+        let long = Rule { to: vec![["a"; 4].map(|label| label.repeat(60)).join(".").parse().unwrap(); 250], ..rule(None, "*", false) };
         assert!(Rules { rules: vec![long], ..Rules::default() }.sign(&owner()).is_err());
         let unsorted = rule(Some(&[[2; 8], [1; 8]]), "*", false);
         assert!(Rules { rules: vec![unsorted], ..Rules::default() }.sign(&owner()).is_err());

@@ -1,6 +1,8 @@
 //! The owner's policy through the real program: set, asked, enforced, explained, changed.
 
 use super::home::Home;
+use super::story::{Operator, try_curl};
+use super::web::Web;
 use serde_json::Value;
 
 /// A home with one claimed machine.
@@ -122,6 +124,35 @@ fn why_names_the_entry_that_decides_and_diff_who_loses() {
     let nobody = home.line("policy why carl example.org:443").ok();
     assert!(nobody.contains("nothing was ever granted"), "{nobody}");
     gone(&home);
+}
+
+#[test]
+fn nodes_hold_friends_to_the_policy_and_hear_of_it_late_if_they_were_away() {
+    let web = Web::start();
+    let operator = Operator::allowing(&web);
+    let home = &operator.home;
+    let (anna, bert) = (operator.invite("anna", "--mode many"), operator.invite("bert", "--mode many"));
+    let fetches = |invite: &str| try_curl(&Home::new(), invite, &web.url("/")).status == Some(0);
+    assert!(fetches(&anna) && fetches(&bert));
+    let rule = format!("[[reach]]\nwho = ['ann*']\nto = ['{}']\nallow = false\n", web.address);
+    set(home, &rule);
+    assert!(!fetches(&anna) && fetches(&bert));
+    assert!(home.line("machine logs home").ok().contains("reason=policy"));
+    // The node is told of a new grant under that name before its link is shown.
+    let another = operator.invite("ann", "--mode many");
+    assert!(!fetches(&another));
+    assert_eq!(json(home, "policy show")["unheard"], serde_json::json!([]));
+
+    super::machine::kill(super::machine::pid_of(home));
+    let ran = home.line("exit invite --node home --for anni");
+    assert_eq!(ran.status, Some(5), "nobody could hold them to the rule: {ran}");
+    std::fs::write(home.work().join("open.toml"), "version = 1\n").unwrap();
+    let told = home.line("policy set open.toml");
+    assert!(told.stderr.contains("Not heard by home"), "{told}");
+    assert_eq!(json(home, "policy show")["unheard"], serde_json::json!(["home"]));
+    let _ = home.line("machine reconnect home").ok();
+    assert!(fetches(&anna) && fetches(&another));
+    assert_eq!(json(home, "policy show")["unheard"], serde_json::json!([]));
 }
 
 #[test]

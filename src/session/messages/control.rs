@@ -2,7 +2,7 @@
 
 use super::{Kind, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
 use crate::encoding::cbor::{CborError, Map, Value};
-use crate::token::{CAVEAT_LIMIT, GRANT_LIMIT, Way};
+use crate::token::{CAVEAT_LIMIT, GRANT_LIMIT, RULES_LIMIT, Way};
 
 /// Most signed revocations in one request.
 pub const MAX_REVOCATIONS: usize = 128;
@@ -42,6 +42,8 @@ pub enum ControlRequest {
     Logs(LogsRequest),
     /// End the process.
     Stop,
+    /// What the owner's policy says of destinations, signed.
+    Rules(Vec<u8>),
     /// Let the holder of a key discover the restricted onion service.
     Discovery(Discovery),
     /// A signed lease statement: the owner was there.
@@ -92,6 +94,7 @@ impl Message for ControlRequest {
             ControlRequest::Logs(logs) => op(6).with(1, logs.after).with(2, logs.lines).with(3, logs.wait),
             ControlRequest::Stop => op(7),
             ControlRequest::Lease(signed) => op(9).with(1, signed.as_slice()),
+            ControlRequest::Rules(signed) => op(11).with(1, signed.as_slice()),
             ControlRequest::Renew(list) => op(10).with(1, list.iter().cloned().map(Value::Bytes).collect::<Vec<_>>()),
             ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
         }
@@ -108,6 +111,7 @@ impl Message for ControlRequest {
             7 => ControlRequest::Stop,
             8 => ControlRequest::Discovery(Discovery { grant: map.array(1)?, key: map.array(2)?, expires: map.uint(3)? }),
             9 => ControlRequest::Lease(map.bytes(1, MAX_LEASE)?),
+            11 => ControlRequest::Rules(map.bytes(1, RULES_LIMIT)?),
             10 => ControlRequest::Renew(byte_strings(map, 1, MAX_RENEWED, GRANT_LIMIT)?),
             _ => return Err(CborError::Field(0)),
         })
