@@ -44,6 +44,9 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Reconnected => line.with("result", "reconnected").write(),
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
     }
+    if reply == ClaimReply::Claimed {
+        core.claimed.notify_one();
+    }
     if reply == ClaimReply::Claimed && !core.has_seed {
         // From here on it has other keys, whatever becomes of this connection; the answer gets a moment to leave.
         let core = core.clone();

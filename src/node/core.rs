@@ -48,6 +48,8 @@ pub(super) struct Core {
     pub(super) unanswered: AtomicU64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) flush: Notify,
+    /// Wakes whoever waits for an owner, also one who begins to wait later.
+    pub(super) claimed: Notify,
     /// The onion service, if the node is one.
     pub(super) onion: Option<Onion>,
     /// What the hardware of this machine says.
@@ -100,6 +102,7 @@ impl Core {
             unanswered: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
+            claimed: Notify::new(),
             onion: parts.onion,
             witness: parts.witness,
             start_over: AtomicBool::new(false),
