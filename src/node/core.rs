@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::egress::{Policy, Rule};
-use super::evidence::Witness;
+use super::evidence::{Speaker, Witness};
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::Onion;
@@ -194,6 +194,11 @@ impl Core {
         ready.draining = self.gate.is_draining();
         ready.onion = self.onion.as_ref().map(Onion::status);
         ready
+    }
+
+    /// What its evidence says of it.
+    pub(super) async fn speaker(&self) -> Speaker {
+        Speaker { node: self.key, app_digest: self.app_digest().await, seed: self.config.seed_source() }
     }
 
     /// SHA-256 of the running program, worked out when first asked for.

@@ -3,7 +3,6 @@
 pub mod metadata;
 pub mod ready;
 pub mod revocations;
-pub mod seed;
 
 use crate::config::Label;
 use crate::context::Context;

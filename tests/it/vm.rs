@@ -453,6 +453,13 @@ fn what_goes_wrong_in_a_machine_is_said_on_its_console() {
     assert_eq!(machine.show()["state"], "stopped");
     assert!(machine.home.line("machine logs vm").ok().contains("PORTDISTRICT_FAILURE="));
 
+    // A seed that hardware keeps, in a machine without such hardware.
+    for source in ["sealed", "measured"] {
+        std::fs::write(&metadata, good.replacen('{', &format!(r#"{{"seed":"{source}","#), 1)).unwrap();
+        let said = machine.home.line("machine claim vm").to_string();
+        assert!(said.contains(&format!("no hardware for a seed that is {source}")), "{said}");
+    }
+
     // Somebody else's key in the metadata: that one may claim it, and we may not.
     let stranger = Home::new();
     stranger.line("init").ok();

@@ -18,8 +18,6 @@ const REPORT_RESPONSE: usize = 4000;
 const KEY_RESPONSE: usize = 64;
 /// In front of what an answer brings: status, size, and bytes that mean nothing.
 const HEAD: usize = 32;
-/// The most bytes of certificates that the kernel passes on (`SEV_FW_BLOB_MAX_SIZE`).
-pub(super) const MAX_CERTIFICATES: usize = 16 * 1024;
 /// An entry of the certificate table: GUID, offset, length.
 const ENTRY: usize = 24;
 /// What goes into a derived key beside the chip: GUEST_POLICY, IMAGE_ID, FAMILY_ID and MEASUREMENT of the guest that asks.
