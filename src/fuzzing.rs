@@ -361,7 +361,10 @@ mod tests {
         seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
         seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());
         seeds.push(b"version = 1\ndemand = \"image-by-tpm\"\n[snp]\nvmpl = 1\n".to_vec());
-        seeds.push(Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None }.encode());
+        seeds.push(
+            Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None, seed: Some(crate::session::seed::Source::Owner) }
+                .encode(),
+        );
         seeds.push([&[2, 0, 0, 0][..], &[0; 1180]].concat());
         seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
         seeds.push([&[0; 32][..], &[9; 32]].concat());

@@ -11,7 +11,7 @@ use crate::machine::{self, Accel, Kind, Order, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
 use crate::owner::metadata::OnFailure;
-use crate::owner::seed::Source;
+use crate::session::seed::Source;
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use serde_json::Value;

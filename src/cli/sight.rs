@@ -11,8 +11,8 @@ use crate::ledger::{B64, GrantRow, MachineState, Proof};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
-use crate::owner::seed::Source;
 use crate::session::messages::{GrantStatus, OnionState, OnionStatus, Status};
+use crate::session::seed::Source;
 use crate::token::Way;
 use serde::Serialize;
 

@@ -6,10 +6,10 @@ use crate::config::Label;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, Purpose, Seed, sign, x25519_public};
 use crate::owner::dial;
-use crate::owner::seed::Source;
 use crate::progress::Progress;
 use crate::proof::{self, Terms};
 use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
+use crate::session::seed::Source;
 use crate::session::{self, ConnectError, CoverKey, Pipe};
 use std::io;
 

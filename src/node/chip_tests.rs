@@ -11,12 +11,13 @@ use crate::attest::snp::synthetic::{ASK_SERIAL, HOW, KEYS, ark_der, crl};
 use crate::attest::x509::forge::NOW;
 use crate::attest::{Outcome, Reason, Rung, Verdict};
 use crate::error::Result;
+use crate::image::{Covers, Launch, Manifest};
 use crate::keyring::{Keyring, Unlock};
 use crate::machine::claim::{Failure, Target, claim};
-use crate::owner::seed::Source;
 use crate::progress::Silent;
 use crate::proof::Terms;
 use crate::session::messages::{Activation, Challenge, Message, Offer};
+use crate::session::seed::Source;
 use crate::session::{CoverKey, bootstrap};
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -134,6 +135,22 @@ async fn a_measured_seed_is_claimed_where_the_processor_speaks_of_the_image_and_
     }
     let claimed = claim(format!("images = [\"{launch}\"]\n")).await.unwrap_or_else(|_| panic!("not claimed"));
     assert_eq!((claimed.verdict.rung, claimed.node), (Rung::ImageByHardware, place.key));
+}
+
+#[tokio::test]
+async fn a_description_that_lists_a_launch_of_the_image_is_enough() {
+    let place = Place::new(Chip::default()).await;
+    let mut image = Manifest::parse("image.json", include_bytes!("../attest/eventlog/testdata/image.json")).unwrap();
+    let mut rung = |covers| {
+        image.launch = vec![Launch { vmm: "qemu".to_owned(), cpu: None, vcpus: 1, covers, digest: "3c".repeat(48) }];
+        let mut terms = place.trusting();
+        terms.want_image(&image).unwrap();
+        let verdict = place.judge(&terms, place.key, NONCE);
+        assert_eq!(verdict.outcome, Outcome::Verified, "{verdict:?}");
+        assert!(verdict.findings.iter().any(|finding| finding.found.contains("local: known to")), "{verdict:?}");
+        verdict.rung
+    };
+    assert_eq!((rung(Covers::Image), rung(Covers::Firmware)), (Rung::ImageByHardware, Rung::ProviderFirmware));
 }
 
 #[tokio::test]

@@ -20,18 +20,18 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Speaks to whoever knows the bootstrap's cover key.
 pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
     let challenge = Challenge::decode(&pipe.recv(Challenge::LIMIT).await?).map_err(io::Error::other)?;
-    let app_digest = core.app_digest().await;
-    let evidence = core.witness.answer(core.key, app_digest, challenge.nonce).await;
+    let speaker = core.speaker().await;
+    let evidence = core.witness.answer(speaker, challenge.nonce).await;
     if let Err(error) = &evidence {
         core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
     }
     let offer = Offer {
         // A process on a host has none, and says so by its absence; so does hardware that fails.
         evidence: evidence.ok().flatten(),
-        app_digest,
+        app_digest: speaker.app_digest,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
-        seed_source: core.config.seed_source().as_str().to_owned(),
+        seed_source: speaker.seed.as_str().to_owned(),
         // With keys that it is about to forget it says no: whoever else claims it in that moment must not take it for another.
         claimed: core.has_seed && core.gate.owner().is_some(),
     };
@@ -43,6 +43,9 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Claimed => line.with("result", "claimed").write(),
         ClaimReply::Reconnected => line.with("result", "reconnected").write(),
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
+    }
+    if reply == ClaimReply::Claimed {
+        core.claimed.notify_one();
     }
     if reply == ClaimReply::Claimed && !core.has_seed {
         // From here on it has other keys, whatever becomes of this connection; the answer gets a moment to leave.

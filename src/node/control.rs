@@ -83,13 +83,13 @@ pub(super) async fn evidence(core: &Core, request: &[u8], stream: Stream) -> io:
 
 /// Fresh evidence for the owner's nonce; without one, what was made before.
 async fn show_evidence(core: &Core, nonce: Option<[u8; 32]>) -> Reply<EvidenceReply> {
-    let app_digest = core.app_digest().await;
+    let speaker = core.speaker().await;
     let evidence = match nonce {
-        Some(nonce) => core.witness.answer(core.key, app_digest, nonce).await,
-        None => core.witness.cached(core.key, app_digest).await,
+        Some(nonce) => core.witness.answer(speaker, nonce).await,
+        None => core.witness.cached(speaker).await,
     };
     match evidence {
-        Ok(evidence) => Reply::Done(EvidenceReply { evidence, app_digest }),
+        Ok(evidence) => Reply::Done(EvidenceReply { evidence, app_digest: speaker.app_digest }),
         Err(error) => {
             core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
             failed_with(&error)

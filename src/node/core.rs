@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::egress::{Policy, Rule};
-use super::evidence::Witness;
+use super::evidence::{Speaker, Witness};
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::Onion;
@@ -49,6 +49,8 @@ pub(super) struct Core {
     pub(super) unanswered: AtomicU64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) flush: Notify,
+    /// Wakes whoever waits for an owner, also one who begins to wait later.
+    pub(super) claimed: Notify,
     /// The onion service, if the node is one.
     pub(super) onion: Option<Onion>,
     /// What the hardware of this machine says.
@@ -104,6 +106,7 @@ impl Core {
             unanswered: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
+            claimed: Notify::new(),
             onion: parts.onion,
             witness: parts.witness,
             start_over: AtomicBool::new(false),
@@ -196,6 +199,11 @@ impl Core {
         ready.draining = self.gate.is_draining();
         ready.onion = self.onion.as_ref().map(Onion::status);
         ready
+    }
+
+    /// What its evidence says of it.
+    pub(super) async fn speaker(&self) -> Speaker {
+        Speaker { node: self.key, app_digest: self.app_digest().await, seed: self.config.seed_source() }
     }
 
     /// SHA-256 of the running program, worked out when first asked for.

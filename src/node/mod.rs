@@ -39,7 +39,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once friends can come
-/// by every way that it offers, and again if it has begun anew.
+/// by every way that it offers, and again if it has begun anew, or if a machine with a seed of its own has its owner.
 pub fn run(config: &Path, on_ready: impl FnMut(&Ready)) -> Result<()> {
     let config = Config::read(config)?;
     let log = Log::to(std::io::stderr(), config.log_destinations);
@@ -69,6 +69,11 @@ fn run_with(config: &Config, log: &Log, witness: &Arc<Witness>, mut on_ready: im
             line.with("claimed", ready.claimed).write();
             on_ready(&ready);
             tell("READY=1");
+            if config.seed_of.is_some() && !ready.claimed {
+                // It has its key already, so it does not begin anew with its owner.
+                node.claimed().await;
+                on_ready(&node.ready());
+            }
             std::future::pending::<()>().await;
         };
         let by_itself = runtime.block_on(async {

@@ -129,6 +129,11 @@ impl Node {
         }
     }
 
+    /// Waits until somebody has claimed it, who had not before it began.
+    pub async fn claimed(&self) {
+        self.core.claimed.notified().await;
+    }
+
     /// The address it really listens at.
     pub fn address(&self) -> SocketAddr {
         self.core.address

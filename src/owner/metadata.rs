@@ -3,10 +3,10 @@
 //! It holds no secret but the bootstrap's cover key, which lets one speak to the node and no more. The seed is not in it: the
 //! owner brings that, once the machine has shown what it is, or the machine's hardware keeps it.
 
-use super::seed::Source;
 use crate::config::Label;
 use crate::encoding::{from_base64_array, from_hex_array};
 use crate::error::{Code, Error, Result};
+use crate::session::seed::Source;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 

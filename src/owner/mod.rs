@@ -4,7 +4,6 @@ pub mod metadata;
 pub mod peers;
 pub mod ready;
 pub mod revocations;
-pub mod seed;
 pub mod words;
 
 use crate::config::Label;

@@ -4,6 +4,7 @@
 //! many streams over one connection in yamux's format, `relay` joins a stream with a TCP connection.
 
 pub mod messages;
+pub mod seed;
 
 mod control_client;
 mod cover;

@@ -159,6 +159,17 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
+fn a_process_keeps_its_seed_in_its_folder_and_nowhere_else() {
+    let home = Home::new();
+    home.line("init").ok();
+    for source in ["owner", "sealed", "measured"] {
+        let said = home.line(&format!("machine deploy --on local --label home --seed {source}")).fails(2);
+        assert!(said.contains(&format!("it cannot be `{source}`")) && said.contains("leave --seed away"), "{said}");
+    }
+    assert!(home.line("machine list --json").ok().contains("[]"));
+}
+
+#[test]
 fn a_stranger_cannot_claim() {
     let operator = Operator::deployed();
     let stranger = Operator::new();

@@ -12,8 +12,8 @@ use crate::attest::{SnpEvidence, TpmEvidence};
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
 use crate::keyring::Seed;
-use crate::owner::seed::Source;
 use crate::session::messages::Activation;
+use crate::session::seed::Source;
 use seed::Holder;
 use sev_guest::{Kernel, SevGuest};
 use std::fs::File;
@@ -129,7 +129,7 @@ impl Machine {
             Source::Measured => {
                 let vendor = std::fs::read_to_string(VENDOR).unwrap_or_default();
                 seed::may_be_measured(vendor.trim(), covering)?;
-                seed::measured(&mut SevGuest(Kernel::open(Path::new(sev_guest::DEVICE)).map_err(no_processor)?), covering)?
+                seed::measured(&mut SevGuest(Kernel::open(Path::new(sev_guest::DEVICE)).map_err(|error| no_processor(&error))?), covering)?
             }
         };
         Ok(Some(holder.seed(source, &secret)))
@@ -158,7 +158,7 @@ pub(crate) fn read_firmware_answers(bytes: &[u8]) {
 }
 
 /// A derived key comes by that device alone.
-fn no_processor(error: Error) -> Error {
+fn no_processor(error: &Error) -> Error {
     Error::new(Code::Precondition, "this machine has no SEV-SNP processor that derives keys")
         .because(error.message())
         .hint("deploy it with --seed owner or --seed sealed")

@@ -7,7 +7,7 @@ use crate::attest::tpm::device::{self, Device};
 use crate::encoding::hex;
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
-use crate::owner::seed::Source;
+use crate::session::seed::Source;
 use std::io::{Read, Write};
 use zeroize::Zeroizing;
 
@@ -123,6 +123,16 @@ mod tests {
             assert_ne!(first, other);
         }
     }
+    #[test]
+    fn the_vector_is_that_of_the_document() {
+        let (secret, owner) = (std::array::from_fn(|n| n as u8), [2; 32]);
+        for source in [Source::Sealed, Source::Measured] {
+            let seed = Holder { owner: &owner, label: "vm" }.seed(source, &secret);
+            let row = format!("| `{source}` | `{}` |", hex(seed.expose()));
+            assert!(include_str!("../../../docs/protocol.md").contains(&row), "docs/protocol.md lacks this row:\n{row}");
+        }
+    }
+
     /// The measurement of the double's launch.
     const IMAGE: [u8; 48] = [0x3c; 48];
 

@@ -1,6 +1,7 @@
 //! Reports of confidential guests by the kernel's one interface for all of them, `configfs-tsm` (Documentation/ABI/testing/configfs-tsm).
 
 use crate::attest::SnpEvidence;
+use crate::attest::evidence::MAX_CERTIFICATES;
 use crate::attest::snp::REPORT_BYTES;
 use crate::error::{Code, Doing, Error, Result};
 use std::fs;
@@ -47,8 +48,8 @@ impl Request {
             self.write("inblob", data)?;
             let before = self.read("generation")?;
             let report = self.read("outblob")?;
-            // Hosts that keep no certificates give none.
-            let certificates = self.read("auxblob").unwrap_or_default();
+            // Hosts that keep no certificates give none; more than evidence holds would make it unreadable.
+            let certificates = self.read("auxblob").ok().filter(|table| table.len() <= MAX_CERTIFICATES).unwrap_or_default();
             if self.read("generation")? != before {
                 continue;
             }
@@ -120,6 +121,15 @@ mod tests {
         let evidence = Request(folder.path().to_owned()).report(&[3; 64]).unwrap();
         assert_eq!((evidence.report, evidence.certificates), (good, vec![8; 5000]));
         assert_eq!(kernel.join().unwrap(), [vec![3; 64]]);
+    }
+
+    #[test]
+    fn more_certificates_than_evidence_holds_are_left_out() {
+        let good = vec![7; REPORT_BYTES];
+        let (folder, kernel) = kernel(vec![("1\n", good.clone(), vec![8; MAX_CERTIFICATES + 1], "1\n")]);
+        let evidence = Request(folder.path().to_owned()).report(&[3; 64]).unwrap();
+        assert_eq!((evidence.report, evidence.certificates), (good, vec![]));
+        kernel.join().unwrap();
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl Chip {
         let fields = u64::from_le_bytes(request[8..16].try_into().unwrap());
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
         hasher.update(&fields.to_le_bytes());
-        let mut mix = |bit: u32, bytes: &[u8]| drop((fields & 1 << bit != 0).then(|| hasher.update(bytes)));
+        let mut mix = |bit: u32, bytes: &[u8]| {
+            if fields & 1 << bit != 0 {
+                hasher.update(bytes);
+            }
+        };
         mix(0, &self.policy().to_le_bytes());
         mix(1, &[0; 16]);
         mix(2, &[0; 16]);

@@ -18,8 +18,6 @@ const REPORT_RESPONSE: usize = 4000;
 const KEY_RESPONSE: usize = 64;
 /// In front of what an answer brings: status, size, and bytes that mean nothing.
 const HEAD: usize = 32;
-/// The most bytes of certificates that the kernel passes on (`SEV_FW_BLOB_MAX_SIZE`).
-pub(super) const MAX_CERTIFICATES: usize = 16 * 1024;
 /// An entry of the certificate table: GUID, offset, length.
 const ENTRY: usize = 24;
 /// What goes into a derived key beside the chip: GUEST_POLICY, IMAGE_ID, FAMILY_ID and MEASUREMENT of the guest that asks.
@@ -91,17 +89,17 @@ pub(super) fn report(response: &[u8]) -> Result<[u8; REPORT_BYTES]> {
     check_status(response)?;
     let size = word(response, 4);
     if size.map(u64::from) != Some(REPORT_BYTES as u64) {
-        return Err(unreadable(format!("a report of {} bytes, wanted {REPORT_BYTES}", size.unwrap_or_default())));
+        return Err(unreadable(&format!("a report of {} bytes, wanted {REPORT_BYTES}", size.unwrap_or_default())));
     }
     let report = response.get(HEAD..).and_then(<[u8]>::first_chunk);
-    report.copied().ok_or_else(|| unreadable(format!("{} bytes, which are too few for a report", response.len())))
+    report.copied().ok_or_else(|| unreadable(&format!("{} bytes, which are too few for a report", response.len())))
 }
 
 /// The derived key in an answer.
 pub(super) fn key(response: &[u8]) -> Result<Zeroizing<[u8; 32]>> {
     check_status(response)?;
     let key: Option<&[u8; 32]> = response.get(HEAD..).and_then(|rest| rest.try_into().ok());
-    let key = key.filter(|key| **key != [0; 32]).ok_or_else(|| unreadable("no key".to_owned()))?;
+    let key = key.filter(|key| **key != [0; 32]).ok_or_else(|| unreadable("no key"))?;
     Ok(Zeroizing::new(*key))
 }
 
@@ -116,11 +114,11 @@ fn check_status(response: &[u8]) -> Result<()> {
         Some(status) => Err(Error::new(Code::Failed, "the processor's firmware refused a request of this machine")
             .because(words(status))
             .hint("update the firmware of the host's processor, or ask its owner to")),
-        None => Err(unreadable("nothing".to_owned())),
+        None => Err(unreadable("nothing")),
     }
 }
 
-fn unreadable(what: String) -> Error {
+fn unreadable(what: &str) -> Error {
     Error::new(Code::Protocol, "the processor's firmware answers in a way this version does not understand")
         .because(format!("it gave {what}"))
         .hint("restart the machine; if it stays, use another kernel")

@@ -10,8 +10,9 @@ mod tests;
 pub(super) use ioctl::Kernel;
 
 use crate::attest::SnpEvidence;
+use crate::attest::evidence::MAX_CERTIFICATES;
 use crate::error::{Code, Error, Result};
-use messages::{Command, MAX_CERTIFICATES};
+use messages::Command;
 use rustix::io::Errno;
 use std::time::Duration;
 use zeroize::Zeroizing;
