@@ -441,3 +441,7 @@ fn holder(books: &Books, chain: &Chain, ids: &[GrantId], n: usize) -> Option<[u8
 #[cfg(test)]
 #[path = "gate_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gate_word_tests.rs"]
+mod word_tests;
