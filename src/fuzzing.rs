@@ -16,11 +16,14 @@ use crate::image::{self, Deb, Manifest};
 use crate::ledger::Span;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
-    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, LogsReply, Message,
-    Offer, PolicyReply, Revoked, Status, Turn,
+    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HolderRequest,
+    LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
-use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, SignedRotation, base45};
+use crate::token::{
+    Caveat, Chain, Invite, SignedGrant, SignedIdentity, SignedLease, SignedRevocation, SignedRotation, SignedRules, base45,
+};
+use crate::trust::{Destination, Pattern};
 
 /// One decoder under test.
 pub struct Target {
@@ -37,8 +40,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blob_read", run: blob_read },
     Target { name: "canonical_json", run: canonical_json },
     Target { name: "cbor_map", run: cbor_map },
+    Target { name: "caveat_decode", run: caveat_decode },
     Target { name: "certificate", run: certificate },
     Target { name: "debian_package", run: debian_package },
+    Target { name: "destination", run: destination },
     Target { name: "efi_program", run: efi_program },
     Target { name: "event_log", run: event_log },
     Target { name: "evidence_container", run: evidence_container },
@@ -49,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image_manifest", run: image_manifest },
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "launch_firmware", run: launch_firmware },
+    Target { name: "lease_decode", run: lease_decode },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "rules_decode", run: rules_decode },
@@ -199,10 +205,38 @@ pub fn grant_decode(data: &[u8]) {
 
 /// Rules that are read are written as the same bytes, and deciding by them ends.
 pub fn rules_decode(data: &[u8]) {
-    if let Ok(signed) = crate::token::SignedRules::decode(data) {
+    if let Ok(signed) = SignedRules::decode(data) {
         assert_eq!(signed.encode(), data);
-        let to = crate::trust::Destination { name: Some("www.example.org".to_owned()), ip: None, port: 443 };
+        let to = Destination { name: Some("www.example.org".to_owned()), ip: None, port: 443 };
         signed.rules().allow(&[[0; 8]], &to);
+    }
+}
+
+/// A grant that was passed on, or what was taken away from one, is written as the same bytes; its terms never widen.
+pub fn caveat_decode(data: &[u8]) {
+    if let Ok(caveat) = Caveat::decode(data) {
+        assert_eq!(caveat.encode(), data);
+    }
+    if let Ok(chain) = Chain::decode(data) {
+        assert_eq!(chain.encode(), data);
+        assert_eq!(chain.ids().last(), Some(&chain.id()));
+        let root = chain.root().grant();
+        assert!(chain.terms().is_none_or(|terms| terms.expires <= root.expires && terms.not_before >= root.not_before));
+    }
+}
+
+/// A destination that is read is shown and read back as itself.
+pub fn destination(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(rule) = text.parse::<Pattern>() {
+        assert!(rule.to_string().parse::<Pattern>().is_ok_and(|again| again == rule));
+    }
+}
+
+/// A lease statement that is read is written as the same bytes.
+pub fn lease_decode(data: &[u8]) {
+    if let Ok(signed) = SignedLease::decode(data) {
+        assert_eq!(signed.encode(), data);
     }
 }
 
@@ -279,6 +313,8 @@ pub fn session_messages(data: &[u8]) {
     same::<LogsReply>(data);
     same::<PolicyReply>(data);
     same::<Revoked>(data);
+    same::<HolderRequest>(data);
+    same::<Renewed>(data);
 }
 
 /// What is accepted is the one spelling.
@@ -357,6 +393,10 @@ mod tests {
         seeds.push(ControlRequest::Status.encode());
         seeds.push(PolicyReply { allow: vec!["10.0.0.0/8".to_owned()] }.encode());
         seeds.push(Revoked { accepted: 2, closed: 1 }.encode());
+        seeds.push(Caveat::new("bert".parse().unwrap()).encode());
+        seeds.push(b"*.example.org:443".to_vec());
+        let identity = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+        seeds.push(crate::token::Lease { issuer: [0; 32], node: [2; 32], at: 1_800_000_000 }.sign(&identity).encode());
         seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
         seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
         seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());

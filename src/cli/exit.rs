@@ -389,7 +389,7 @@ fn accept_invite(call: &Call, args: &AcceptArgs) -> Result<()> {
     let text = args.blob.read()?;
     let invite = match (Invite::from_blob(&text), Chain::from_blob(&text)) {
         (_, Ok(renewed)) => {
-            let exit = accept::take_renewed(&cx, &renewed)?;
+            let exit = accept::take_renewed(&cx, &renewed).map_err(for_friends)?;
             call.out.say(format!("Exit {} has the newest revision of its grant.", exit.name));
             return call.out.show(&Accepted::of(exit, call)?);
         }

@@ -243,37 +243,35 @@ impl View for Shown {
             let reason = if revoked.reason.is_empty() { String::new() } else { format!(": {}", revoked.reason) };
             format!("{}{reason}", when(revoked.at, self.now))
         });
-        let mut text = fields(&[
+        let mut rows = vec![
             ("friend", look.bold(&self.row.name)),
             ("state", state),
             ("machine", self.row.node.as_ref().map_or_else(|| "any of yours".to_owned(), ToString::to_string)),
             ("mode", self.row.mode.clone()),
             ("limits", self.limits()),
             ("left", self.left()),
-        ]);
-        text += &fields(&scope::rows(&self.scope));
-        text += &fields(&[
+        ];
+        rows.extend(scope::rows(&self.scope));
+        rows.extend([
             ("passed on", if self.delegable == 0 { String::new() } else { format!("up to {} times in a row", self.delegable) }),
-            ("lease", time::duration(self.lease)),
             ("issued", when(self.row.issued_ms / 1000, self.now)),
             ("ends", when(self.row.expires, self.now)),
             ("revoked", revoked.unwrap_or_default()),
-            ("id", self.row.id.to_string()),
+            ("lease", time::duration(self.lease)),
         ]);
-        for used in &self.used {
-            text += &fields(&[("used", used.in_words(self.now))]);
-        }
-        for child in &self.children {
+        let worst = |worst: &Worst| {
+            let until = time::absolute(worst.until);
+            ("worst case", format!("if it is revoked now and {} never hears of it: works until {until} at the latest", worst.machine))
+        };
+        rows.extend(self.worst_case.iter().filter(|_| self.state == "valid").map(worst));
+        rows.push(("id", self.row.id.to_string()));
+        rows.extend(self.used.iter().map(|used| ("used", used.in_words(self.now))));
+        let child = |child: &Use| {
             let name = child.name.as_ref().map_or_else(|| child.id.clone(), ToString::to_string);
-            text += &fields(&[("made of it", format!("{name} ({}): {}", child.id, child.in_words(self.now)))]);
-        }
-        for worst in self.worst_case.iter().filter(|_| self.state == "valid") {
-            let until = when(worst.until, self.now);
-            text += &fields(&[(
-                "worst case",
-                format!("if it is revoked now and {} never hears of it: works until {until} at the latest", worst.machine),
-            )]);
-        }
+            ("made of it", format!("{name} ({}): {}", child.id, child.in_words(self.now)))
+        };
+        rows.extend(self.children.iter().map(child));
+        let mut text = fields(&rows);
         if !self.unheard.is_empty() {
             let names: Vec<&str> = self.unheard.iter().map(Label::as_str).collect();
             text +=

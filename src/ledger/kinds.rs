@@ -371,7 +371,7 @@ kinds! {
     }
 
     /// A grant was made of another one by its holder: here, or by a friend as a node reports.
-    GrantPassedOn = "grant.passed_on" {
+    GrantPassedOn = "grant.delegated" {
         /// The id of the new grant.
         id: B64<8>,
         /// The grant that it was made of.
@@ -499,6 +499,7 @@ mod tests {
         let document = include_str!("../../docs/protocol.md");
         for kind in KNOWN {
             assert!(document.contains(&format!("`{kind}`")), "docs/protocol.md lacks {kind}");
+            assert!(super::super::span::is_kind(kind), "{kind} could never be recorded");
         }
     }
 }

@@ -107,7 +107,7 @@ impl Asking {
 
 /// What memory alone can say.
 enum Judged {
-    In(Admitted),
+    In(Box<Admitted>),
     /// The grant must be bound to this device first.
     Bind([u8; 32], Admission),
     Out(Refusal),
@@ -171,10 +171,10 @@ impl Gate {
     pub async fn admit(self: &Arc<Self>, client: [u8; 32], hello: &Hello, way: Way, system: u64) -> Result<Admitted, Refusal> {
         let shown = Chain::decode(&hello.grant).map_err(|error| self.refused(None, Refusal::of_unreadable_grant(&error)))?;
         let id = shown.id();
-        let asking = self.asking(client, hello.bind, shown, way, system).map_err(|refusal| self.refused(Some(&id), refusal))?;
+        let asking = self.asking(client, hello.bind, &shown, way, system).map_err(|refusal| self.refused(Some(&id), refusal))?;
         let judged = (!asking.is_news).then(|| self.judge(&asking));
         let refusal = match judged {
-            Some(Judged::In(admitted)) => return Ok(admitted),
+            Some(Judged::In(admitted)) => return Ok(*admitted),
             Some(Judged::Out(refusal)) if refusal != Refusal::GrantBoundElsewhere || self.note_another_reuse(&id, asking.now) => refusal,
             Some(Judged::Out(_) | Judged::Bind(..)) | None => {
                 let gate = self.clone();
@@ -189,14 +189,14 @@ impl Gate {
     }
 
     /// Looks up what follows from the grant alone. Whatever revision is shown, the newest one counts.
-    fn asking(&self, client: [u8; 32], bind: Option<[u8; 32]>, shown: Chain, way: Way, system: u64) -> Result<Asking, Refusal> {
+    fn asking(&self, client: [u8; 32], bind: Option<[u8; 32]>, shown: &Chain, way: Way, system: u64) -> Result<Asking, Refusal> {
         let now = self.clock.now(system);
         let ids = shown.ids();
         let (chain, is_news, holders) = {
             let books = self.lock();
             let newest = books.grants.get(&ids[0]).and_then(|entry| entry.newest.as_ref()).map_or(0, |newest| newest.grant().revision);
             let is_news = shown.root().grant().revision > newest;
-            let holders: Vec<_> = (0..shown.caveats().len()).map(|n| holder(&books, &shown, &ids, n)).collect();
+            let holders: Vec<_> = (0..shown.caveats().len()).map(|n| holder(&books, shown, &ids, n)).collect();
             (books.newer(shown.root()).map_or_else(|| shown.clone(), |newer| shown.under(newer)), is_news, holders)
         };
         // Who may not pass it on is told no more than a stranger.
@@ -227,7 +227,7 @@ impl Gate {
             self.learn(asking)?;
         }
         match self.judge(asking) {
-            Judged::In(admitted) => Ok(admitted),
+            Judged::In(admitted) => Ok(*admitted),
             Judged::Bind(device, admission) => self.bind(asking, device, &admission),
             Judged::Out(refusal) => {
                 if refusal == Refusal::GrantBoundElsewhere {
@@ -271,7 +271,7 @@ impl Gate {
         }
         self.log.event("grant.bound").grant(&id).with("device", crate::encoding::base64(&device)).write();
         match self.judge(asking) {
-            Judged::In(admitted) => Ok(admitted),
+            Judged::In(admitted) => Ok(*admitted),
             Judged::Out(refusal) => Err(refusal),
             Judged::Bind(..) => Err(Refusal::Busy),
         }
@@ -327,7 +327,7 @@ impl Gate {
             if let Some((live, meters)) = self.register(asking, admission.role, generation) {
                 meters.0.iter().for_each(|meter| meter.touch(asking.now, asking.way));
                 self.sessions.fetch_add(1, Ordering::Relaxed);
-                return Judged::In(Admitted {
+                let admitted = Admitted {
                     gate: self.clone(),
                     grant: asking.id(),
                     role: admission.role,
@@ -340,7 +340,8 @@ impl Gate {
                     chain: asking.chain.clone(),
                     ids: asking.ids.clone(),
                     way: asking.way,
-                });
+                };
+                return Judged::In(Box::new(admitted));
             }
         }
     }
@@ -448,3 +449,7 @@ fn holder(books: &Books, chain: &Chain, ids: &[GrantId], n: usize) -> Option<[u8
 #[cfg(test)]
 #[path = "gate_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gate_word_tests.rs"]
+mod word_tests;

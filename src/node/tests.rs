@@ -580,3 +580,6 @@ async fn what_stands_in_the_way_of_a_start_is_named() {
     let error = tokio::task::spawn_blocking(|| Node::start(again, Log::in_memory()).map(drop).unwrap_err()).await.unwrap();
     assert_eq!(error.code(), Code::Exists);
 }
+
+#[path = "guests_tests.rs"]
+mod guests;

@@ -47,13 +47,14 @@ fn shown(signed: &SignedGrant) -> Chain {
     signed.clone().into()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "facts are made where they are asked about")]
 fn ask(grant: &SignedGrant, client: [u8; 32], bind: Option<[u8; 32]>, facts: Facts) -> Result<Option<[u8; 32]>, Refusal> {
-    at(grant, client, bind, facts, FROM)
+    at(grant, client, bind, &facts, FROM)
 }
 
 /// What comes out: the device to bind, or the refusal.
-fn at(grant: &SignedGrant, client: [u8; 32], bind: Option<[u8; 32]>, facts: Facts, now: u64) -> Result<Option<[u8; 32]>, Refusal> {
-    match authorize(&Request { client, grant: &shown(grant), bind, way: Way::Direct, now, this_node: NODE }, &facts) {
+fn at(grant: &SignedGrant, client: [u8; 32], bind: Option<[u8; 32]>, facts: &Facts, now: u64) -> Result<Option<[u8; 32]>, Refusal> {
+    match authorize(&Request { client, grant: &shown(grant), bind, way: Way::Direct, now, this_node: NODE }, facts) {
         Decision::Admit(admission) => Ok(admission.bind_now),
         Decision::Refuse(refusal) => Err(refusal),
     }
@@ -102,7 +103,7 @@ fn time_is_checked_at_its_bounds() {
     for (now, expected) in
         [(FROM - 1, Err(Refusal::GrantNotYetValid)), (FROM, Ok(None)), (UNTIL - 1, Ok(None)), (UNTIL, Err(Refusal::GrantExpired))]
     {
-        assert_eq!(at(&grant, SUBJECT, None, facts(), now), expected, "{now}");
+        assert_eq!(at(&grant, SUBJECT, None, &facts(), now), expected, "{now}");
     }
 }
 

@@ -6,6 +6,7 @@ mod attest;
 mod cli;
 mod examples;
 mod generated;
+mod grants;
 mod guard;
 mod home;
 mod identity;

@@ -1,6 +1,7 @@
 //! Tests of the tokens together: round trips, sizes, damage.
 
 mod damage;
+mod delegation;
 mod properties;
 mod vectors;
 
