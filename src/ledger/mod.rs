@@ -4,6 +4,7 @@
 //! than the spans. Several processes may append at once: who is next in the chain is read inside the transaction.
 
 mod admit;
+mod devices;
 mod hlc;
 pub mod kinds;
 mod log;
@@ -14,6 +15,7 @@ mod span;
 mod store;
 mod verify;
 
+pub use devices::{Device, DeviceCode};
 pub use hlc::{Hlc, MAX_AHEAD_MS};
 pub use log::{Entry, Filter, Follower};
 pub use peers::{Peer, PeerEvent, PeerState, Peers};

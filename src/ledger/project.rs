@@ -1,6 +1,7 @@
 //! The one path from spans to tables that answer questions (LT2). A cursor says how far it has come; the tables may be
 //! dropped at any time and are made again from the spans.
 
+use super::devices;
 use super::kinds::{self, Body};
 use super::peers;
 use super::span::Span;
@@ -12,8 +13,23 @@ use serde_json::{Map, Value};
 const VERSION: i64 = 4;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 12] =
-    ["heads", "machines", "grants", "reuses", "exits", "pins", "proofs", "proved", "points", "peers", "peer_events", "peer_faults"];
+pub(super) const TABLES: [&str; 15] = [
+    "heads",
+    "machines",
+    "grants",
+    "reuses",
+    "exits",
+    "pins",
+    "proofs",
+    "proved",
+    "points",
+    "peers",
+    "peer_events",
+    "peer_faults",
+    "rotations",
+    "devices",
+    "device_codes",
+];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
@@ -81,6 +97,7 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(SCHEMA)?;
     conn.execute_batch(peers::SCHEMA)?;
+    conn.execute_batch(devices::SCHEMA)?;
     conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
 }
 
@@ -130,6 +147,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
         kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
+        kind if kind.starts_with("device.") || kind.starts_with("identity.") => devices::apply(conn, span),
         _ => Ok(()),
     }
 }

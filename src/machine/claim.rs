@@ -51,6 +51,8 @@ pub struct Target<'a> {
     pub label: &'a Label,
     /// The seed to hand over, to a machine that keeps none itself.
     pub seed: Option<&'a Seed>,
+    /// Signed rotations that lead to the owner's identity of now, oldest first.
+    pub rotations: &'a [Vec<u8>],
 }
 
 /// Has a node prove what the terms demand; then proves to it that we are its owner, hands over its seed if it needs one, and
@@ -134,7 +136,7 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, offer: &Offer, keyring: 
         return Err(other_seed(label));
     }
     let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
-    let claim = Claim { owner: keyring.identity_public(), signature, seed };
+    let claim = Claim { owner: keyring.identity_public(), signature, seed, rotations: target.rotations.to_vec() };
     pipe.send(&Turn::Claim(claim).encode()).await.map_err(lost)?;
     read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)
 }

@@ -390,6 +390,17 @@ impl Gate {
         Ok(claimed)
     }
 
+    /// Puts another owner in the place of `former`, durably; no if the owner is somebody else by now.
+    pub fn succeed(&self, former: &[u8; 32], owner: &[u8; 32]) -> Result<bool> {
+        let done = self.state.succeed(former, owner)?;
+        if done {
+            let mut inner = self.lock();
+            inner.owner = Some(*owner);
+            inner.generation += 1;
+        }
+        Ok(done)
+    }
+
     /// Puts revocations in force that were verified: on disk, in memory, and for the sessions that are open. Returns how
     /// many of these were closed.
     pub fn revoke(&self, list: &[SignedRevocation]) -> Result<usize> {

@@ -226,6 +226,11 @@ impl State {
         })
     }
 
+    /// Replaces the owner, if it is still `former`.
+    pub fn succeed(&self, former: &[u8; 32], owner: &[u8; 32]) -> Result<bool> {
+        self.write(|tx| Ok(tx.execute("UPDATE node SET owner = ?2 WHERE owner = ?1", [former, owner])? == 1))
+    }
+
     /// Binds a grant to a device, at most `devices` of them; one, and no other ever, where the grant's mode is `once`.
     pub fn bind(&self, grant: &GrantId, device: &[u8; 32], once: bool, devices: usize, at: u64) -> Result<Bound> {
         self.write(|tx| {

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::Machine;
 use crate::session::messages::{MAX_REVOCATIONS, Revoked};
+use crate::token::SignedRevocation;
 use std::time::Duration;
 
 /// How long a node may take to hear of a revocation; it is told again later.
@@ -37,5 +38,8 @@ fn outstanding(cx: &Context, machine: &Machine) -> Result<Vec<Vec<u8>>> {
     let now = cx.now();
     let grants = cx.ledger()?.grants()?.into_iter();
     let concern = grants.filter(|grant| now < grant.expires && (grant.node_key.is_none() || grant.node_key == machine.node_key));
-    Ok(concern.filter_map(|grant| grant.revoked?.revocation).collect())
+    let identity = cx.keyring()?.identity_public();
+    // What an identity granted that was rotated since is refused as a whole, and nothing it signed is heard.
+    let heard = |bytes: &Vec<u8>| SignedRevocation::decode(bytes).is_ok_and(|signed| signed.revocation().issuer == identity);
+    Ok(concern.filter_map(|grant| grant.revoked?.revocation).filter(heard).collect())
 }

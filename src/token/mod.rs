@@ -5,6 +5,7 @@
 
 pub mod base45;
 pub mod blob;
+mod device;
 mod grant;
 mod identity;
 mod invite;
@@ -15,11 +16,12 @@ mod signed;
 #[cfg(test)]
 mod tests;
 
+pub use device::{Answer, Code, SecretIdentity, SignedAnswer, Welcome};
 pub use grant::{GRANT_LIMIT, Grant, Limits, Mode, Role, SignedGrant, reserved};
 pub use identity::{Identity, MAX_ROTATIONS, SignedIdentity};
 pub use invite::{DIRECT_BLOB_LIMIT, Invite, Onion, TOR_BLOB_LIMIT, Transport};
 pub use revocation::{Revocation, SignedRevocation, Target};
-pub use rotation::{Rotation, SignedRotation};
+pub use rotation::{Rotation, SignedRotation, leads};
 pub use secret::Secret16;
 
 /// The last second of the year 9999: nothing later can be shown as a date, so nothing later is accepted.

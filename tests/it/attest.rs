@@ -128,7 +128,7 @@ impl Place {
     fn claim(&self, terms: Terms) -> std::result::Result<Verdict, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = self.node.address().to_string();
-        let target = Target { address: &address, cover: &COVER, label: &self.label, seed: None };
+        let target = Target { address: &address, cover: &COVER, label: &self.label, seed: None, rotations: &[] };
         runtime.block_on(claim::claim(&target, terms, false, &self.keyring, &Silent)).map(|claimed| claimed.verdict)
     }
 
