@@ -21,7 +21,8 @@ use crate::session::messages::{
 };
 use crate::token::blob::{self, Type};
 use crate::token::{
-    Caveat, Chain, Invite, SignedGrant, SignedIdentity, SignedLease, SignedRevocation, SignedRotation, SignedRules, base45,
+    Caveat, Chain, Code, Invite, SecretIdentity, SignedAnswer, SignedGrant, SignedIdentity, SignedLease, SignedRevocation, SignedRotation,
+    SignedRules, Welcome, base45,
 };
 use crate::trust::{Destination, Pattern};
 
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "certificate", run: certificate },
     Target { name: "debian_package", run: debian_package },
     Target { name: "destination", run: destination },
+    Target { name: "device_blobs", run: device_blobs },
     Target { name: "efi_program", run: efi_program },
     Target { name: "event_log", run: event_log },
     Target { name: "evidence_container", run: evidence_container },
@@ -140,6 +142,28 @@ pub fn canonical_json(data: &[u8]) {
 pub fn debian_package(data: &[u8]) {
     if let Ok(package) = Deb::parse("a package", data) {
         let _ = package.extract(|_| true);
+    }
+}
+
+/// Codes, answers, welcomes and secrets, as text and as content. What is accepted is the one spelling.
+pub fn device_blobs(data: &[u8]) {
+    for text in as_text_and_content(Type::Code, data) {
+        if let Ok(code) = Code::from_blob(&text) {
+            assert!(Code::from_blob(&code.to_blob()).is_ok());
+        }
+    }
+    for text in as_text_and_content(Type::Answer, data) {
+        if let Ok(answer) = SignedAnswer::from_blob(&text) {
+            assert_eq!(SignedAnswer::from_blob(&answer.to_blob()), Ok(answer));
+        }
+    }
+    for text in as_text_and_content(Type::Secret, data) {
+        if let Ok(secret) = SecretIdentity::from_blob(&text) {
+            assert!(SecretIdentity::from_blob(&secret.to_blob()).is_ok());
+        }
+    }
+    if let Ok(welcome) = Welcome::decode(data) {
+        assert_eq!(*welcome.encode(), data);
     }
 }
 

@@ -40,6 +40,15 @@ pub(super) fn exits() -> ArgValueCandidates {
     })
 }
 
+/// The owner's devices that were not revoked.
+pub(super) fn devices() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let rows = ledger().and_then(|ledger| ledger.devices().ok()).unwrap_or_default();
+        let live = rows.into_iter().filter(|device| device.revoked_at.is_none());
+        live.filter_map(|device| Some(candidate(device.name?.as_str(), device.key.to_string()))).collect()
+    })
+}
+
 /// The peers whose names begin with what was typed; of ten thousand the others are not even read.
 pub(super) fn peers() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {

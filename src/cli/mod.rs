@@ -7,6 +7,7 @@ mod attest;
 mod blob;
 mod complete;
 mod demo;
+mod device;
 mod doctor;
 mod exit;
 mod explain;
@@ -125,6 +126,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     #[command(subcommand)]
     Peer(peer::PeerCommand),
     #[command(subcommand)]
@@ -291,6 +294,7 @@ fn run(call: &Call, command: Command) -> Result<u8> {
         Command::Exit(command) => return exit::run(call, command),
         Command::Grant(command) => grant::run(call, command),
         Command::Identity(command) => identity::run(call, &command),
+        Command::Device(command) => device::run(call, &command),
         Command::Peer(command) => peer::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
         Command::Policy(command) => policy::run(call, &command),

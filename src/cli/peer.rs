@@ -185,7 +185,7 @@ pub(super) fn run(call: &Call, command: &PeerCommand) -> Result<()> {
     match command {
         PeerCommand::Add(args) => {
             let signed = SignedIdentity::from_blob(&args.blob.read()?).map_err(Error::from)?;
-            added(call, &cx, peers::add(&cx, &signed, args.name.as_ref())?)
+            add(call, &cx, &signed, args.name.as_ref())
         }
         PeerCommand::Adopt(args) => added(call, &cx, peers::adopt(&cx, &args.key.0, args.endpoint.as_deref(), &args.name)?),
         PeerCommand::List(args) => list(call, &cx, args.state.map(PeerState::from)),
@@ -282,6 +282,11 @@ impl View for WasAdded {
     fn text(&self, look: &Look) -> String {
         self.shown.text(look)
     }
+}
+
+/// Adds a peer and shows what that came to.
+pub(super) fn add(call: &Call, cx: &Context, signed: &SignedIdentity, name: Option<&Label>) -> Result<()> {
+    added(call, cx, peers::add(cx, signed, name)?)
 }
 
 fn added(call: &Call, cx: &Context, (peer, outcome): (Peer, Added)) -> Result<()> {

@@ -18,6 +18,9 @@ pub(super) fn check(
     if first && !begins {
         return Ok(Err(Error::new(Code::Precondition, format!("device {author} has not begun its chain")).hint("portdistrict init")));
     }
+    if let Err(error) = super::devices::admit_author(conn, author)? {
+        return Ok(Err(error));
+    }
     if begins {
         return Ok(first_span(author, first, body));
     }
@@ -36,6 +39,7 @@ pub(super) fn check(
         }
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
         kinds::PolicySet::KIND => next_policy(conn, body)?,
+        kind if kind.starts_with("device.") || kind == kinds::IdentityRotated::KIND => super::devices::admit(conn, author, kind, body)?,
         kinds::PeerAdded::KIND => super::peers::admit_added(conn, body)?,
         kind if kind.starts_with("peer.") && kinds::KNOWN.contains(&kind) => super::peers::admit(conn, kind, &name("id"))?,
         kinds::ExitForgotten::KIND => missing(there(EXIT, "name")?, "exit", &name("name"), "portdistrict exit list"),

@@ -424,6 +424,76 @@ kinds! {
         /// The signed statement as the node gets it.
         statement: Blob,
     }
+
+    /// Another identity key took the place of the one until now; the same owner, the same devices.
+    IdentityRotated = "identity.rotated" {
+        /// The identity key until now.
+        old: B64<32>,
+        /// The identity key from now on.
+        new: B64<32>,
+        /// The rotation, signed by both.
+        statement: Blob,
+        /// The new key's certificates of the devices that go on, the author's among them.
+        devices: Vec<Certified>,
+    }
+
+    /// A device of this identity tells its name and program.
+    DeviceDescribed = "device.described" {
+        /// What its owner calls it.
+        name: Label,
+        /// The version of the program on it.
+        version: String,
+    }
+
+    /// A one-time code was made, with which one device can ask to join.
+    DeviceInvited = "device.invited" {
+        /// The code's random name.
+        id: B64<8>,
+        /// BLAKE3 of the code's secret.
+        hash: B64<32>,
+        /// Unix seconds.
+        expires: u64,
+        /// What the device is to be called, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<Label>,
+    }
+
+    /// A device that answered a code belongs to this identity from now on.
+    DeviceApproved = "device.approved" {
+        /// Which code it answered.
+        code: B64<8>,
+        /// Its public key, the author of its spans.
+        device: B64<32>,
+        /// The X25519 key to which what is meant for it alone is sealed.
+        enrolment: B64<32>,
+        /// What it is called.
+        name: Label,
+        /// The identity's signature of type `device` over the device key.
+        cert: B64<64>,
+    }
+
+    /// A device does not belong to this identity any more.
+    DeviceRevoked = "device.revoked" {
+        /// Its public key.
+        device: B64<32>,
+        /// Unix seconds.
+        at: u64,
+        /// The number (`seq`) of its last span that counts; absent if it has written none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<u64>,
+        /// Why, in words; may be empty.
+        #[serde(default)]
+        reason: String,
+    }
+}
+
+/// A device and the identity's signature over its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certified {
+    /// The device's public key.
+    pub device: B64<32>,
+    /// The signature, of type `device`.
+    pub cert: B64<64>,
 }
 
 /// What a rotated key takes over from the one before.

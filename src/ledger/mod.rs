@@ -4,6 +4,7 @@
 //! than the spans. Several processes may append at once: who is next in the chain is read inside the transaction.
 
 mod admit;
+mod devices;
 mod grants;
 mod hlc;
 pub mod kinds;
@@ -15,6 +16,7 @@ mod span;
 mod store;
 mod verify;
 
+pub use devices::{Device, DeviceCode};
 pub use grants::{Delivery, PassedOn};
 pub use hlc::{Hlc, MAX_AHEAD_MS};
 pub use log::{Entry, Filter, Follower};

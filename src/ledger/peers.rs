@@ -244,8 +244,11 @@ pub(super) fn apply(conn: &Connection, id: &str, span: &Span) -> rusqlite::Resul
     Ok(())
 }
 
+/// A peer's id, what happened to it, and what the span says.
+type Event<'a> = (String, &'a str, Map<String, Value>);
+
 /// To which peers a span says what. A kind of a later version says nothing.
-fn events(span: &Span) -> Result<Vec<(String, &str, Map<String, Value>)>, String> {
+fn events(span: &Span) -> Result<Vec<Event<'_>>, String> {
     let unreadable = |error: Error| format!("{}: {}", error.message(), error.causes().join("; "));
     let Some(event) = span.kind.strip_prefix("peer.").filter(|_| kinds::KNOWN.contains(&span.kind.as_str())) else { return Ok(Vec::new()) };
     kinds::check(&span.kind, &span.body).map_err(unreadable)?;

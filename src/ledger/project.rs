@@ -1,6 +1,7 @@
 //! The one path from spans to tables that answer questions (LT2). A cursor says how far it has come; the tables may be
 //! dropped at any time and are made again from the spans.
 
+use super::devices;
 use super::kinds::{self, Body};
 use super::peers;
 use super::span::{B64, Span};
@@ -9,10 +10,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 7;
+const VERSION: i64 = 8;
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 17] = [
+pub(super) const TABLES: [&str; 20] = [
     "heads",
     "machines",
     "grants",
@@ -30,6 +31,9 @@ pub(super) const TABLES: [&str; 17] = [
     "passed_on",
     "deliveries",
     "leases",
+    "rotations",
+    "devices",
+    "device_codes",
 ];
 
 const SCHEMA: &str = "
@@ -111,6 +115,7 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(SCHEMA)?;
     conn.execute_batch(peers::SCHEMA)?;
+    conn.execute_batch(devices::SCHEMA)?;
     conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
 }
 
@@ -171,6 +176,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         }
         kinds::LeaseStated::KIND => at.with(&span.body, At::stated),
         kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
+        kind if kind.starts_with("device.") || kind.starts_with("identity.") => devices::apply(conn, span),
         _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ struct Home {
 }
 
 fn keyring(identity: u8, device: u8) -> Keyring {
-    Keyring { identity: Seed::from_bytes(&[identity; 32]), device: Seed::from_bytes(&[device; 32]) }
+    Keyring::of(Seed::from_bytes(&[identity; 32]), Seed::from_bytes(&[device; 32]))
 }
 
 fn begin(keyring: &Keyring) -> IdentityCreated {

@@ -86,6 +86,10 @@ struct Walk {
     tips: HashMap<B64<32>, (u64, SpanId)>,
     /// The identity that the first certificate names; all others must name the same.
     identity: Option<B64<32>>,
+    /// Chains that are certified by other identities: position, id and identity. Rotations must link each of them to the first.
+    others: Vec<(u64, String, B64<32>)>,
+    /// Which identity took the place of which, as both keys signed.
+    rotations: Vec<(B64<32>, B64<32>)>,
     /// The tables made anew, for comparison.
     fresh: Option<Connection>,
     last: u64,
@@ -94,7 +98,7 @@ struct Walk {
 impl Walk {
     fn new() -> Walk {
         let fresh = Connection::open_in_memory().ok().filter(|conn| project::create(conn).is_ok());
-        Walk { known: HashMap::new(), tips: HashMap::new(), identity: None, fresh, last: 0 }
+        Walk { known: HashMap::new(), tips: HashMap::new(), identity: None, others: Vec::new(), rotations: Vec::new(), fresh, last: 0 }
     }
 
     fn over(mut self, conn: &Connection) -> Report {
@@ -143,7 +147,7 @@ impl Walk {
             }
             report.spans += 1;
         }
-        Ok(None)
+        Ok(self.stranger())
     }
 
     fn span(&mut self, row: &Row<'_>, pos: i64) -> Result<(), String> {
@@ -162,7 +166,8 @@ impl Walk {
         }
         columns_agree(row, &span)?;
         self.place(&span, id)?;
-        self.certificate(&span)?;
+        self.certificate(&span, id)?;
+        self.rotation(&span)?;
         self.last += 1;
         if let Some(fresh) = &self.fresh {
             project::apply(fresh, pos, &id.to_string(), &span).map_err(|error| format!("it cannot be projected: {error}"))?;
@@ -192,7 +197,7 @@ impl Walk {
     }
 
     /// A chain begins with the device's certificate by the one identity.
-    fn certificate(&mut self, span: &Span) -> Result<(), String> {
+    fn certificate(&mut self, span: &Span, id: SpanId) -> Result<(), String> {
         if span.seq > 0 {
             return Ok(());
         }
@@ -204,9 +209,39 @@ impl Walk {
             return Err("its author's device certificate does not hold".to_owned());
         }
         if *self.identity.get_or_insert(body.identity) != body.identity {
-            return Err("its author is a device of another identity".to_owned());
+            self.others.push((self.last + 1, id.to_string(), body.identity));
         }
         Ok(())
+    }
+
+    /// An identity is followed by another only if both keys signed that.
+    fn rotation(&mut self, span: &Span) -> Result<(), String> {
+        if span.kind != kinds::IdentityRotated::KIND {
+            return Ok(());
+        }
+        match kinds::parse::<kinds::IdentityRotated>(&span.body) {
+            Ok(body) if super::devices::rotation_holds(&body) => self.rotations.push((body.old, body.new)),
+            _ => return Err("the rotation of the identity in it does not hold".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The first chain of an identity that no rotation links to the one of this ledger.
+    fn stranger(&self) -> Option<Broken> {
+        let mut linked: Vec<B64<32>> = self.identity.into_iter().collect();
+        loop {
+            let next = self.rotations.iter().find_map(|(old, new)| match (linked.contains(old), linked.contains(new)) {
+                (true, false) => Some(*new),
+                (false, true) => Some(*old),
+                _ => None,
+            });
+            match next {
+                Some(next) => linked.push(next),
+                None => break,
+            }
+        }
+        let (pos, id, _) = self.others.iter().find(|(_, _, identity)| !linked.contains(identity))?;
+        Some(Broken { pos: Some(*pos), id: Some(id.clone()), what: "its author is a device of another identity".to_owned() })
     }
 
     /// Projections that differ from those made anew.

@@ -56,6 +56,8 @@ pub struct Target<'a> {
     pub seed: Option<&'a Seed>,
     /// Asked when its evidence is known, before anything is handed over.
     pub permit: &'a dyn Fn(&Verdict) -> Result<()>,
+    /// Signed rotations that lead to the owner's identity of now, oldest first.
+    pub rotations: &'a [Vec<u8>],
 }
 
 /// Has a node prove what the terms demand; then proves to it that we are its owner, hands over its seed if it needs one, and
@@ -143,7 +145,7 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, offer: &Offer, keyring: 
         return Err(other_seed(label));
     }
     let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
-    let claim = Claim { owner: keyring.identity_public(), signature, seed };
+    let claim = Claim { owner: keyring.identity_public(), signature, seed, rotations: target.rotations.to_vec() };
     pipe.send(&Turn::Claim(claim).encode()).await.map_err(lost)?;
     read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)
 }

@@ -35,7 +35,7 @@ use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, 
 use crate::policy::Asked;
 use crate::progress::Progress;
 use crate::proof;
-use crate::session::messages::{OnionState, OnionStatus, Status};
+use crate::session::messages::{MAX_ROTATIONS, OnionState, OnionStatus, Status};
 use crate::session::seed::Source;
 use crate::tor;
 use check::Check;
@@ -269,7 +269,7 @@ pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progres
     }
     record_proof(cx, label, &claimed)?;
     let machine = cx.ledger()?.machine(label)?;
-    if source_of(&machine) != Source::Local {
+    if source_of(&machine) != Source::Local || succeeded(cx, &machine) {
         settle(cx, &machine, progress).await?;
     }
     Ok(ClaimOutcome { machine, claimed })
@@ -295,8 +295,11 @@ async fn possess(
     let label = &machine.label;
     let terms = attest::terms(cx, machine, demand)?;
     let permit = |verdict: &Verdict| permit::claim(cx, label, verdict);
+    let rotations = cx.ledger()?.rotations()?;
+    // The newest ones: a machine that was not visited for longer than that is one of an identity that nobody has any more.
+    let rotations = &rotations[rotations.len().saturating_sub(MAX_ROTATIONS)..];
     let (address, source) = (dial_address(machine)?, source_of(machine));
-    let target = claim::Target { address, cover: &cover.0, label, source, seed, permit: &permit };
+    let target = claim::Target { address, cover: &cover.0, label, source, seed, permit: &permit, rotations };
     match claim::claim(&target, terms, demand.discover, cx.keyring()?, progress).await {
         Ok(claimed) => Ok(claimed),
         Err(claim::Failure::Error(error)) => Err(error),
@@ -324,7 +327,7 @@ fn open_seed(cx: &Context, machine: &Machine) -> Result<Option<Seed>> {
     let (id, sealed): ([u8; 16], [u8; 32]) = parts.ok_or_else(|| {
         Error::new(Code::Ledger, format!("the record of machine `{}` has a damaged seed", machine.label)).hint("portdistrict ledger verify")
     })?;
-    Ok(Some(Seed::from_bytes(&cx.keyring()?.seal_machine_seed(&id, &sealed))))
+    Ok(Some(Seed::from_bytes(&cx.keyring()?.open_machine_seed(&machine.owner.0, &id, &sealed))))
 }
 
 /// Waits until a node that was handed its seed has begun anew with it, and can be reached by every way that it offers.
@@ -396,6 +399,11 @@ fn changed_key(label: &Label, pinned: &[u8; 32], found: &[u8; 32]) -> Error {
         .hint(format!("find out why first; to start over: portdistrict machine destroy {label}"))
 }
 
+/// Whether the machine was deployed under an identity that was rotated since.
+fn succeeded(cx: &Context, machine: &Machine) -> bool {
+    cx.keyring().is_ok_and(|keyring| keyring.identity_public() != machine.owner.0 && keyring.seed_of(&machine.owner.0).is_some())
+}
+
 /// What [`reconnect`] found.
 pub struct Reconnected {
     /// Whether the machine had to be started.
@@ -426,6 +434,14 @@ pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, pro
             settle(cx, &machine, progress).await?
         }
         None => {
+            if let Some(cover) = machine.cover.filter(|_| succeeded(cx, &machine)) {
+                // It may know the identity of before: it hears of the rotation first.
+                let claimed = possess(cx, &machine, &cover, None, demand, progress).await?;
+                if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
+                    return Err(changed_key(label, &pinned, &claimed.node));
+                }
+                settle(cx, &machine, progress).await?;
+            }
             let step = progress.step("ask the node");
             let status = Control::open(cx, &machine).await?.status().await?;
             step.done();

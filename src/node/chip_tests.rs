@@ -124,7 +124,15 @@ async fn a_measured_seed_is_claimed_where_the_processor_speaks_of_the_image_and_
     let launch = "3c".repeat(48);
     let claim = async |rules: String| {
         let (address, label) = (place.node.address().to_string(), "vm".parse().unwrap());
-        let target = Target { address: &address, cover: &COVER, label: &label, source: Source::Measured, seed: None, permit: &|_| Ok(()) };
+        let target = Target {
+            address: &address,
+            cover: &COVER,
+            label: &label,
+            source: Source::Measured,
+            seed: None,
+            permit: &|_| Ok(()),
+            rotations: &[],
+        };
         claim(&target, place.trusting_and(&rules), false, &keyring, &Silent).await
     };
     // The same launch, and what it is worth: nobody named it, the firmware alone, the image.

@@ -281,6 +281,12 @@ impl State {
         })
     }
 
+    /// Replaces the owner, if it is still `former`.
+    pub fn succeed(&self, former: &[u8; 32], owner: &[u8; 32]) -> Result<bool> {
+        // Rules of the former key hold in memory until the new one signs them again, which the owner does at once.
+        self.write(|tx| Ok(tx.execute("UPDATE node SET owner = ?2, rules = NULL WHERE owner = ?1", [former, owner])? == 1))
+    }
+
     /// Binds a grant to a device, at most `devices` of them; one, and no other ever, where the grant's mode is `once`.
     pub fn bind(&self, grant: &GrantId, device: &[u8; 32], once: bool, devices: usize, at: u64) -> Result<Bound> {
         self.write(|tx| {

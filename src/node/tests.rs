@@ -7,7 +7,7 @@ use crate::keyring::{self, Purpose, Seed, x25519_public};
 use crate::resolve::Sources;
 use crate::session::messages::*;
 use crate::session::{ConnectError, CoverKey, Hello, Pipe, Session, bootstrap, connect};
-use crate::token::{Grant, Limits, Mode, Revocation, Role, Scope, Target};
+use crate::token::{Grant, Limits, Mode, Revocation, Role, Rotation, Scope, SignedRotation, Target};
 use crate::trust::Refusal;
 use ed25519_dalek::SigningKey;
 use std::net::SocketAddr;
@@ -89,8 +89,17 @@ impl Place {
         self.claim_with(key, None).await
     }
 
+    /// The same, by an owner that took the place of another one.
+    async fn claim_after(&self, key: &SigningKey, rotations: &[SignedRotation]) -> ClaimReply {
+        self.claim_by(key, None, rotations.iter().map(SignedRotation::encode).collect()).await
+    }
+
     /// The same, with a seed that is handed over.
     async fn claim_with(&self, key: &SigningKey, seed: Option<[u8; 32]>) -> ClaimReply {
+        self.claim_by(key, seed, Vec::new()).await
+    }
+
+    async fn claim_by(&self, key: &SigningKey, seed: Option<[u8; 32]>, rotations: Vec<Vec<u8>>) -> ClaimReply {
         let mut pipe = self.pipe().await.unwrap();
         pipe.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
@@ -99,7 +108,7 @@ impl Place {
         assert_ne!(offer.app_digest, [0; 32]);
         assert_eq!(pipe.remote, self.node().key());
         let signature = keyring::sign(key, CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
-        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed };
+        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed, rotations };
         pipe.send(&claim.encode()).await.unwrap();
         ClaimReply::decode(&pipe.recv(ClaimReply::LIMIT).await.unwrap()).unwrap()
     }
@@ -198,6 +207,34 @@ async fn only_the_owner_claims_and_a_second_claim_is_told() {
 }
 
 #[tokio::test]
+async fn a_rotated_owner_takes_over_and_the_former_one_is_out() {
+    let mut place = Place::new(|_| {});
+    let seed = |n: u8| Seed::from_bytes(&[n; 32]).signing_key(Purpose::IdentitySign);
+    let (middle, new, thief) = (seed(21), seed(22), seed(23));
+    assert_eq!(place.claim(&owner()).await, ClaimReply::Claimed);
+    let (first, second) = (Rotation::sign(&owner(), &middle, 1), Rotation::sign(&middle, &new, 2));
+    let refused = ClaimReply::Refused(ClaimRefusal::AlreadyClaimed);
+    assert_eq!(place.claim(&new).await, refused, "without a word of the owner it is anybody");
+    assert_eq!(place.claim_after(&new, std::slice::from_ref(&second)).await, refused, "a link is missing");
+    assert_eq!(place.claim_after(&thief, &[first.clone(), second.clone()]).await, refused, "they lead to another");
+    assert_eq!(place.claim_after(&thief, &[Rotation::sign(&thief, &thief, 1)]).await, refused);
+    let mut damaged = vec![first.encode(), second.encode()];
+    damaged[0][100] ^= 1;
+    assert_eq!(place.claim_by(&new, None, damaged).await, refused);
+    assert!(!place.node().starts_over());
+
+    assert_eq!(place.claim_after(&new, &[first.clone(), second.clone()]).await, ClaimReply::Reconnected);
+    // It begins anew, so that no session of the former owner goes on.
+    within(Duration::from_secs(5), "the end of the first node", place.node().ended()).await;
+    assert!(place.node().starts_over());
+    place.start();
+    assert_eq!(place.claim(&owner()).await, refused);
+    assert_eq!(place.claim_after(&new, &[first, second]).await, ClaimReply::Reconnected);
+    assert!(!place.node().starts_over(), "the same again changes nothing");
+    assert_eq!(refusal(place.connect(&FRIEND, grant(1), None).await), Refusal::UnknownKey, "what the former owner granted is over");
+}
+
+#[tokio::test]
 async fn a_node_that_waits_for_its_seed_begins_anew_with_it() {
     let mut place = Place::new(|config| config.seed_from_owner = true);
     let temporary = place.node().key();
@@ -248,7 +285,7 @@ async fn a_claim_from_another_handshake_is_worth_nothing() {
     let mut second = place.pipe().await.unwrap();
     second.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
     second.recv(Offer::LIMIT).await.unwrap();
-    second.send(&Claim { owner: owner_public(), signature: recorded, seed: None }.encode()).await.unwrap();
+    second.send(&Claim { owner: owner_public(), signature: recorded, seed: None, rotations: Vec::new() }.encode()).await.unwrap();
     let reply = ClaimReply::decode(&second.recv(ClaimReply::LIMIT).await.unwrap()).unwrap();
     assert_eq!(reply, ClaimReply::Refused(ClaimRefusal::BadSignature));
 }

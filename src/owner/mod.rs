@@ -1,9 +1,12 @@
 //! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
 
+pub mod devices;
+pub mod identity;
 pub mod metadata;
 pub mod peers;
 pub mod ready;
 pub mod revocations;
+pub mod rotate;
 pub mod words;
 
 use crate::config::Label;

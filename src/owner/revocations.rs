@@ -11,7 +11,7 @@ use crate::ledger::{B64, Delivery, Machine};
 use crate::policy;
 use crate::session::ControlClient;
 use crate::session::messages::{MAX_RENEWED, MAX_REVOCATIONS, Revoked};
-use crate::token::{Lease, SignedLease};
+use crate::token::{Lease, SignedGrant, SignedLease, SignedRevocation};
 use std::time::Duration;
 
 /// How long a node may take to hear of a revocation; it is told again later.
@@ -86,9 +86,12 @@ impl Word {
     /// clock alone.
     fn of(cx: &Context, machine: &Machine, all: bool) -> Result<Word> {
         let Some(key) = machine.node_key else { return Ok(Word::default()) };
-        let (now, ledger) = (cx.now(), cx.ledger()?);
+        let (now, ledger, identity) = (cx.now(), cx.ledger()?, cx.keyring()?.identity_public());
         let heard = ledger.deliveries(&key.0)?;
         let known = |id: &B64<8>, is: &dyn Fn(&Delivery) -> bool| !all && heard.iter().any(|delivery| delivery.id == *id && is(delivery));
+        // A node hears nothing that an identity signed which was rotated since; what that one granted it refuses anyway.
+        let revokes = |signed: &Vec<u8>| SignedRevocation::decode(signed).is_ok_and(|signed| signed.revocation().issuer == identity);
+        let grants = |signed: &[u8]| SignedGrant::decode(signed).is_ok_and(|signed| signed.grant().issuer == identity);
         let mut word = Word::default();
         for grant in ledger.grants()? {
             if now >= grant.expires || grant.node_key.is_some_and(|node| node != key) {
@@ -96,9 +99,12 @@ impl Word {
             }
             match grant.revoked {
                 Some(revoked) if !known(&grant.id, &|delivery| delivery.revoked) => {
-                    word.revoked.extend(revoked.revocation.map(|signed| (grant.id, signed)));
+                    word.revoked.extend(revoked.revocation.filter(revokes).map(|signed| (grant.id, signed)));
                 }
-                None if grant.revision > 0 && !known(&grant.id, &|delivery| delivery.revision >= grant.revision) => {
+                None if grant.revision > 0
+                    && grants(&grant.signed)
+                    && !known(&grant.id, &|delivery| delivery.revision >= grant.revision) =>
+                {
                     word.renewed.push((grant.id, grant.revision, grant.signed));
                 }
                 _ => {}
@@ -107,7 +113,7 @@ impl Word {
         for passed_on in ledger.passed_on()?.into_iter().filter(|one| one.exit.is_none() && one.node_key == key) {
             let revocation = passed_on.revoked.and_then(|revoked| revoked.revocation);
             if !known(&passed_on.id, &|delivery| delivery.revoked) {
-                word.revoked.extend(revocation.map(|signed| (passed_on.id, signed)));
+                word.revoked.extend(revocation.filter(revokes).map(|signed| (passed_on.id, signed)));
             }
         }
         Ok(word)
@@ -149,11 +155,12 @@ impl Word {
 /// The lease statement for a machine: the one that is recorded, or a new one, recorded before anybody hears it.
 fn statement(cx: &Context, machine: &Machine) -> Result<Option<SignedLease>> {
     let Some(B64(node)) = machine.node_key else { return Ok(None) };
-    let now = cx.now();
+    let (now, identity) = (cx.now(), cx.keyring()?.identity_public());
     if let Some((at, Blob(signed))) = cx.ledger()?.lease(&node)?
         && now < at.saturating_add(STATE_EVERY)
+        && let Some(signed) = SignedLease::decode(&signed).ok().filter(|signed| signed.verify(&identity, &node))
     {
-        return Ok(SignedLease::decode(&signed).ok());
+        return Ok(Some(signed));
     }
     let signed = Lease { issuer: [0; 32], node, at: now }.sign(&cx.keyring()?.identity_key());
     cx.record(&LeaseStated { node: machine.label.clone(), node_key: B64(node), at: now, statement: Blob(signed.encode()) })?;

@@ -77,6 +77,19 @@ impl SignedRotation {
     }
 }
 
+/// Whether signed rotations, oldest first, lead from one key to another; those before the first key do not matter.
+pub fn leads(from: &[u8; 32], to: &[u8; 32], rotations: &[SignedRotation]) -> bool {
+    let Some(start) = rotations.iter().position(|signed| signed.rotation.old == *from) else { return false };
+    let mut at = *from;
+    for signed in &rotations[start..] {
+        if signed.rotation.old != at || !signed.verify() {
+            return false;
+        }
+        at = signed.rotation.new;
+    }
+    at == *to
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +114,17 @@ mod tests {
         let moved = SignedRotation { rotation: Rotation { at: 1, ..good.rotation }, ..good };
         assert!(!moved.verify());
         assert!(!Rotation::sign(&key(1), &key(1), 1).verify(), "a key does not follow itself");
+    }
+
+    #[test]
+    fn a_chain_leads_only_where_every_link_holds() {
+        let public = |n: u8| key(n).verifying_key().to_bytes();
+        let chain = [Rotation::sign(&key(1), &key(2), 1), Rotation::sign(&key(2), &key(3), 2)];
+        assert!(leads(&public(1), &public(3), &chain) && leads(&public(2), &public(3), &chain));
+        assert!(!leads(&public(1), &public(2), &chain), "it leads further");
+        assert!(!leads(&public(4), &public(3), &chain) && !leads(&public(3), &public(3), &chain));
+        assert!(!leads(&public(1), &public(3), &[chain[1].clone(), chain[0].clone()]));
+        assert!(!leads(&public(1), &public(3), &[]));
     }
 
     #[test]

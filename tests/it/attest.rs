@@ -140,7 +140,8 @@ impl Place {
     fn claim_from(&self, terms: Terms, source: Source) -> std::result::Result<Verdict, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = self.node.address().to_string();
-        let target = Target { address: &address, cover: &COVER, label: &self.label, source, seed: None, permit: &|_| Ok(()) };
+        let target =
+            Target { address: &address, cover: &COVER, label: &self.label, source, seed: None, permit: &|_| Ok(()), rotations: &[] };
         runtime.block_on(claim::claim(&target, terms, false, &self.keyring, &Silent)).map(|claimed| claimed.verdict)
     }
 

@@ -78,6 +78,13 @@ fn prepare(home: &Home, path: &str, script: &str) {
     if path.starts_with(" peer ") {
         return prepare_peers(home, path);
     }
+    if path.starts_with(" device ") {
+        return prepare_device(home, path);
+    }
+    if path.starts_with(" identity import") {
+        let _ = home.line("peer forget anna --yes");
+        return;
+    }
     if script.contains("machine attest") {
         // `machine deploy` left one without a TPM, or none.
         if home.line("machine attest vm").status != Some(0) {
@@ -113,6 +120,23 @@ fn prepare(home: &Home, path: &str, script: &str) {
     }
     if path == " identity unlock" {
         let _ = home.line("identity lock --passphrase-file passphrase.txt").ok();
+    }
+}
+
+/// A device that is as far in joining as the example needs it, under a name that is free.
+fn prepare_device(home: &Home, path: &str) {
+    let name = if path == " device accept" { "laptop" } else { "phone" };
+    let _ = home.line(&format!("device revoke {name} --yes"));
+    let _ = std::fs::remove_dir_all(home.work().join(name));
+    if matches!(path, " device add" | " device init" | " device list") {
+        return;
+    }
+    std::fs::write(home.work().join("code.txt"), home.line("device add").ok()).unwrap();
+    let answer = home.line(&format!("--home ./{name} device init --code @code.txt --name {name}")).ok();
+    std::fs::write(home.work().join("answer.txt"), answer).unwrap();
+    if path != " device approve" {
+        let _ = std::fs::remove_file(home.work().join("welcome.txt"));
+        let _ = home.line("device approve @answer.txt --out welcome.txt --yes").ok();
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod attest;
 mod cli;
+mod devices;
 mod examples;
 mod generated;
 mod grants;

@@ -429,7 +429,7 @@ fn texts(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Str
     map.list(key, count)?.into_iter().map(text).collect()
 }
 
-fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Vec<u8>>, CborError> {
+pub(super) fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Vec<u8>>, CborError> {
     let bytes = |value| match value {
         Value::Bytes(bytes) if bytes.len() <= length => Ok(bytes),
         _ => Err(CborError::Field(key)),

@@ -8,7 +8,7 @@ mod control;
 mod evidence;
 mod onion;
 
-pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Offer, Turn, claim_payload};
+pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, MAX_ROTATIONS, Offer, Turn, claim_payload};
 pub use control::{
     ControlRequest, Discovery, GrantStatus, HolderRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES,
     MAX_RENEWED, MAX_REVOCATION, MAX_REVOCATIONS, Nothing, PolicyReply, Renewed, Reply, Revoked, Status,

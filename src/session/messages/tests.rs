@@ -97,7 +97,7 @@ fn bootstrap_messages_round_trip() {
         round_trip(&reply);
     }
     for seed in [None, Some([3; 32])] {
-        let claim = Claim { owner: [1; 32], signature: [2; 64], seed };
+        let claim = Claim { owner: [1; 32], signature: [2; 64], seed, rotations: Vec::new() };
         assert!(Claim::decode(&claim.encode()).unwrap() == claim);
     }
 }
