@@ -111,7 +111,7 @@ pub(super) struct ImportArgs {
 /// interrupted, running it again goes on.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  See first what it would do:\n    portdistrict identity rotate --dry-run\n  A device was \
-                             stolen:\n    portdistrict identity rotate --yes\n\nJSON:\n  old, new (ids), blob, resumed, machines (machine, problem), devices, ended (grants)")]
+                             stolen:\n    portdistrict identity rotate --yes\n\nJSON:\n  old, new (ids), blob, resumed, machines (machine, problem), devices, carried (grants that go on)")]
 pub(super) struct RotateArgs {
     /// How you are called, in the line for friends
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
@@ -311,18 +311,20 @@ fn own_checks(cx: &Context) -> Vec<Check> {
 fn rotate(call: &Call, cx: &Context, args: &RotateArgs) -> Result<()> {
     let ledger = cx.ledger()?;
     let devices: Vec<String> = other_devices(cx)?;
-    let ended = ledger.grants()?.iter().filter(|grant| grant.is_live(cx.now())).count();
+    let live = ledger.grants()?.iter().filter(|grant| grant.is_live(cx.now())).count();
     if args.dry_run {
         let mut would = vec!["make a new identity key, which the old one signs for, and certify your devices anew".to_owned()];
         would.extend(ledger.machines()?.iter().map(|machine| format!("tell machine {} its new owner", machine.label)));
-        would.push(format!("end {} under the old key", count(ended, "grant")));
+        would.push(format!("sign {} anew", count(live, "grant")));
         return call.out.show(&super::machine::Steps { would });
     }
-    call.out.confirm(&format!("Replace your identity key, and end {}?", count(ended, "grant")))?;
+    call.out.confirm("Replace your identity key?")?;
     let unlock = cx.unlock()?.asked_once(cx.paths())?;
     let rotated = rotate::rotate(&Context::new(cx.paths().clone(), unlock.clone()))?;
     // The keyring that is open still holds the old one.
     let cx = Context::new(cx.paths().clone(), unlock);
+    // Before the machines: each hears of its new owner and of what he grants in one visit.
+    let carried = crate::exit::grants::carry_over(&cx)?;
     let machines = call.block_on(hand_over(&cx, &*call.out.progress()))?;
     for told in machines.iter().filter(|told| told.problem.is_some()) {
         call.out.warn(format!("{} was not reached; tell it later: portdistrict machine reconnect {}", told.machine, told.machine));
@@ -330,8 +332,8 @@ fn rotate(call: &Call, cx: &Context, args: &RotateArgs) -> Result<()> {
     for device in &devices {
         call.out.say(format!("Your device `{device}` needs the new key: portdistrict device welcome {device}"));
     }
-    if ended > 0 {
-        call.out.say("What you granted ends with the old key; invite your friends again: portdistrict grant list");
+    if carried > 0 {
+        call.out.say("What you granted goes on, signed by the new key; your friends need do nothing.");
     }
     call.out.say("Send this line to whoever knows you as a peer; the old key signs for the new one in it:");
     call.out.fence();
@@ -342,7 +344,7 @@ fn rotate(call: &Call, cx: &Context, args: &RotateArgs) -> Result<()> {
         resumed: rotated.resumed,
         machines,
         devices,
-        ended,
+        carried,
     })?;
     call.out.fence();
     Ok(())
@@ -374,7 +376,7 @@ struct Rotation {
     resumed: bool,
     machines: Vec<Told>,
     devices: Vec<String>,
-    ended: usize,
+    carried: usize,
 }
 
 impl View for Rotation {

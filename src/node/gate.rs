@@ -429,7 +429,9 @@ impl Gate {
         let _writing = self.write();
         let done = self.state.succeed(former, owner)?;
         if done {
-            self.lock().owner = Some(*owner);
+            let mut books = self.lock();
+            books.owner = Some(*owner);
+            books.generation += 1;
         }
         Ok(done)
     }

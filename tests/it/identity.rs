@@ -1,7 +1,7 @@
 //! `init`, `identity …` and `ledger …` on a real home.
 
 use super::home::{Home, Ran};
-use super::story::{Operator, try_curl, wait_for};
+use super::story::{Connected, Operator, try_curl, wait_for};
 use super::web::{GREETING, Web};
 use std::os::unix::fs::PermissionsExt;
 
@@ -164,17 +164,20 @@ fn a_rotated_identity_keeps_machines_and_peers() {
     assert_eq!(home.line("identity show --json").json()["id"], before["id"]);
     let rotated = home.line("identity rotate --name bert --yes --json").json();
     assert_eq!((&rotated["old"], &rotated["machines"][0]["problem"]), (&before["id"], &serde_json::Value::Null), "{rotated}");
-    assert_eq!((&rotated["resumed"], &rotated["ended"]), (&false.into(), &2.into()));
+    assert_eq!((&rotated["resumed"], &rotated["carried"]), (&false.into(), &2.into()));
     let after = home.line("identity show --json").json();
     assert_eq!((&after["id"], &after["device"], &after["was"][0]), (&rotated["new"], &before["device"], &before["id"]));
     let _ = home.line("identity verify").ok();
     let _ = home.line("ledger verify").ok();
 
-    // The machine has the new owner, what he grants works, and what the old key granted is over.
+    // The machine has the new owner, what he grants works, and what he granted before goes on without his friends' doing.
     wait_for("the machine under its new owner", || home.line("machine show home").status == Some(0));
     assert_eq!(try_curl(&Home::new(), &operator.invite("dora", ""), &web.url("/")).ok(), GREETING);
+    let out = Connected::start(&friend, "home").curl("socks5h", &web.url("/")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), GREETING);
+    let _ = home.line("grant revoke anna --yes").ok();
     let ran = friend.run(["exit", "connect", "home"]);
-    assert_eq!(ran.status, Some(4), "{ran}");
+    assert_eq!(ran.status, Some(4), "the new key takes back what the old one gave: {ran}");
     // A friend learns of the new key, keeps his trust, and sees how that came about.
     let blob = rotated["blob"].as_str().unwrap();
     let learned = anna.run(["identity", "import", blob, "--json"]).json();

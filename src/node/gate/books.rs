@@ -111,12 +111,12 @@ impl Books {
         }
     }
 
-    /// The newest revision of a grant, if it is newer than the one that is shown and of the same owner and key.
+    /// The newest revision of a grant, if it is newer than the one that is shown and for the same key. Who issued the one that is shown
+    /// does not matter: an owner who rotated signs what he granted again, and the friend still shows the old one.
     pub(super) fn newer(&self, shown: &SignedGrant) -> Option<SignedGrant> {
         let (old, newest) = (shown.grant(), self.grants.get(&shown.grant().id)?.newest.as_ref()?);
         let new = newest.grant();
-        let same = new.issuer == old.issuer && new.subject == old.subject;
-        (same && new.revision > old.revision).then(|| newest.clone())
+        (new.subject == old.subject && new.revision > old.revision).then(|| newest.clone())
     }
 
     /// What the owner sees of each grant, used last first.
