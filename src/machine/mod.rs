@@ -15,6 +15,7 @@ pub mod predict;
 mod process;
 pub mod provider;
 mod qemu;
+mod seeds;
 mod service;
 mod tail;
 mod tools;
@@ -26,7 +27,7 @@ pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
-use crate::encoding::{base64, from_base64_array, node_id};
+use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
@@ -40,6 +41,7 @@ use crate::session::seed::Source;
 use crate::tor;
 use check::Check;
 use provider::{LineSink, Provider, Site};
+use seeds::{open_seed, read_seed, seal_seed, source, source_of};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -55,9 +57,6 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 const ONION_PATIENCE: Duration = Duration::from_secs(180);
 /// How often a node that begins is asked.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-
-/// Far above 43 characters.
-const MAX_SEED_FILE: usize = 256;
 
 /// What a person decides about a new machine.
 pub struct Order {
@@ -122,47 +121,6 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         tor: order.tor.as_ref().map(tor_plan).transpose()?,
         vm: order.vm.clone(),
     })
-}
-
-/// Where the seed of a new machine comes from; refused where it cannot.
-fn source(order: &Order) -> Result<Source> {
-    let usage = |why: String, hint: &str| Err(Error::new(Code::Usage, why).hint(hint));
-    match order.source {
-        None | Some(Source::Local) if !order.on.keeps_no_seed() => Ok(Source::Local),
-        Some(source) if !order.on.keeps_no_seed() => usage(
-            format!("a machine on `{}` keeps its seed in its state folder: it cannot be `{source}`", order.on),
-            "leave --seed away, or deploy an image: --on qemu --image FOLDER",
-        ),
-        Some(Source::Local) => usage("a machine that boots an image keeps nothing: its seed cannot be `local`".to_owned(), "--seed owner"),
-        Some(source) if source.is_of_hardware() && order.seed_file.is_some() => {
-            usage(format!("a seed that is {source} is in the machine alone, and in no file"), "leave --seed-file away")
-        }
-        Some(source) if source.is_of_hardware() && order.tor.is_some() => usage(
-            format!("a machine whose seed is {source} cannot be an onion service in this version: nobody else knows its address"),
-            "leave --tor away, or take --seed owner",
-        ),
-        other => Ok(other.unwrap_or_default()),
-    }
-}
-
-/// Where the seed of a machine comes from that was deployed.
-fn source_of(machine: &Machine) -> Source {
-    let recorded = machine.detail.get(SEED_SOURCE).and_then(Value::as_str).and_then(|name| name.parse().ok());
-    recorded.unwrap_or(if machine.detail.contains_key(SEED) { Source::Owner } else { Source::Local })
-}
-
-/// The seed in a file; none if there is no such file yet.
-fn read_seed(file: &Path) -> Result<Option<Zeroizing<[u8; 32]>>> {
-    let bytes = match fs::read_private(file, MAX_SEED_FILE) {
-        Err(error) if error.code() == Code::NotFound => return Ok(None),
-        other => Zeroizing::new(other?),
-    };
-    let seed = std::str::from_utf8(&bytes).ok().and_then(|text| from_base64_array(text.trim()));
-    let seed = seed.ok_or_else(|| {
-        Error::new(Code::Usage, format!("{} does not hold a seed (32 bytes as base64url)", file.display()))
-            .hint("name a file that `machine deploy --seed-file` made, or one that does not exist yet")
-    })?;
-    Ok(Some(Zeroizing::new(seed)))
 }
 
 /// The settings travel with the machine: what is checked here is what it will use.
@@ -310,24 +268,6 @@ async fn possess(
             Err(proof::refusal(label.as_str(), &verdict, hint))
         }
     }
-}
-
-/// A machine's seed as the ledger keeps it: 16 random bytes, then the seed sealed for them.
-fn seal_seed(cx: &Context, seed: &[u8; 32]) -> Result<String> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
-    let sealed = cx.keyring()?.seal_machine_seed(&id, seed);
-    Ok(base64(&[&id[..], &sealed[..]].concat()))
-}
-
-/// The seed that a machine waits for; none if it keeps its own.
-fn open_seed(cx: &Context, machine: &Machine) -> Result<Option<Seed>> {
-    let Some(text) = machine.detail.get(SEED).and_then(Value::as_str) else { return Ok(None) };
-    let parts = from_base64_array::<48>(text).and_then(|bytes| Some((*bytes.first_chunk()?, *bytes.last_chunk()?)));
-    let (id, sealed): ([u8; 16], [u8; 32]) = parts.ok_or_else(|| {
-        Error::new(Code::Ledger, format!("the record of machine `{}` has a damaged seed", machine.label)).hint("portdistrict ledger verify")
-    })?;
-    Ok(Some(Seed::from_bytes(&cx.keyring()?.open_machine_seed(&machine.owner.0, &id, &sealed))))
 }
 
 /// Waits until a node that was handed its seed has begun anew with it, and can be reached by every way that it offers.
