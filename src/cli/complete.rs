@@ -20,7 +20,7 @@ pub(super) fn machines() -> ArgValueCandidates {
     })
 }
 
-/// The friends who hold grants, each once.
+/// The friends who hold grants, each once, and those to whom grants were passed on.
 pub(super) fn grants() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let mut rows = ledger().and_then(|ledger| ledger.grants().ok()).unwrap_or_default();
@@ -28,7 +28,10 @@ pub(super) fn grants() -> ArgValueCandidates {
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         rows.dedup_by(|a, b| a.name == b.name);
         let node = |grant: &crate::ledger::GrantRow| grant.node.as_ref().map_or_else(|| "any machine".to_owned(), ToString::to_string);
-        rows.iter().map(|grant| candidate(grant.name.as_str(), node(grant))).collect()
+        let mut passed_on = ledger().and_then(|ledger| ledger.passed_on().ok()).unwrap_or_default();
+        passed_on.retain(|one| one.revoked.is_none() && rows.iter().all(|grant| grant.name != one.name));
+        let passed_on = passed_on.iter().map(|one| candidate(one.name.as_str(), "passed on".to_owned()));
+        rows.iter().map(|grant| candidate(grant.name.as_str(), node(grant))).chain(passed_on).collect()
     })
 }
 

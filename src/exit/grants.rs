@@ -245,7 +245,11 @@ fn note_passed_on(cx: &Context, machine: &Machine, status: &Status) -> Result<()
     for seen in status.grants.iter().filter(|seen| known.iter().all(|one| one.id.0 != seen.id)) {
         let (Some(parent), Some(Ok(name))) = (seen.parent, seen.name.as_ref().map(|name| name.parse())) else { continue };
         let (exit, caveat, expires) = (None, None, None);
-        cx.record(&GrantPassedOn { id: B64(seen.id), parent: B64(parent), name, node_key, exit, caveat, expires })?;
+        match cx.record(&GrantPassedOn { id: B64(seen.id), parent: B64(parent), name, node_key, exit, caveat, expires }) {
+            // Another command has heard it in the same moment.
+            Err(error) if error.code() == Code::Exists => {}
+            recorded => drop(recorded?),
+        }
     }
     Ok(())
 }

@@ -34,9 +34,12 @@ pub(super) fn check(
             missing(there(MACHINE, "label")?, "machine", &name("label"), "portdistrict machine list")
         }
         kinds::GrantIssued::KIND => taken(there(GRANT, "id")?, "a grant", &name("id"), "portdistrict grant show"),
-        kinds::GrantRevoked::KIND | kinds::GrantReused::KIND => {
-            missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list")
+        kinds::GrantReused::KIND => missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list"),
+        kinds::GrantRevoked::KIND => {
+            missing(there(GRANT, "id")? || there(PASSED_ON, "id")?, "grant", &name("id"), "portdistrict grant list")
         }
+        kinds::GrantRenewed::KIND => later_revision(conn, &name("id"), body)?,
+        kinds::GrantPassedOn::KIND => taken(there(PASSED_ON, "id")?, "a grant", &name("id"), "portdistrict grant show"),
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
         kinds::PolicySet::KIND => next_policy(conn, body)?,
         kind if kind.starts_with("device.") || kind == kinds::IdentityRotated::KIND => super::devices::admit(conn, author, kind, body)?,
@@ -49,6 +52,7 @@ pub(super) fn check(
 
 const MACHINE: &str = "SELECT 1 FROM machines WHERE label = ?1";
 const GRANT: &str = "SELECT 1 FROM grants WHERE id = ?1";
+const PASSED_ON: &str = "SELECT 1 FROM passed_on WHERE id = ?1";
 const EXIT: &str = "SELECT 1 FROM exits WHERE name = ?1";
 
 /// A chain begins with the certificate of its own device, once.
@@ -66,6 +70,16 @@ fn first_span(author: &B64<32>, first: bool, body: &Map<String, Value>) -> Resul
 /// Whether the identity signed the device.
 pub(super) fn certified(body: &kinds::IdentityCreated) -> bool {
     crate::keyring::verify(&body.identity.0, crate::keyring::DEVICE, &body.device.0, &body.cert.0)
+}
+
+/// Of two processes that sign one grant again at the same time, one loses.
+fn later_revision(conn: &Connection, id: &str, body: &Map<String, Value>) -> rusqlite::Result<Result<()>> {
+    let revision = body.get("revision").and_then(Value::as_i64).unwrap_or_default();
+    let is_later = conn.prepare_cached("SELECT 1 FROM grants WHERE id = ?1 AND revision < ?2")?.exists(rusqlite::params![id, revision])?;
+    if is_later {
+        return Ok(Ok(()));
+    }
+    Ok(Err(Error::new(Code::Exists, format!("the grant `{id}` was signed again meanwhile")).hint(format!("portdistrict grant show {id}"))))
 }
 
 /// The same exit may be accepted again (a new grant, a new address); another one needs another name.

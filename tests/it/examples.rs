@@ -110,9 +110,11 @@ fn prepare(home: &Home, path: &str, script: &str) {
         }
         let _ = home.line("machine claim tower").ok();
     }
-    let invite = home.line("exit invite --node home --for anna --mode many --quiet").ok();
+    let invite = home.line("exit invite --node home --for anna --mode many --delegable 1 --quiet").ok();
     std::fs::write(home.work().join("invite.txt"), invite).unwrap();
-    for name in ["berlin", "home"].into_iter().filter(|name| path.starts_with(" exit") && script.contains(name)) {
+    for name in
+        ["berlin", "home"].into_iter().filter(|name| (path.starts_with(" exit") || path == " grant narrow") && script.contains(name))
+    {
         let _ = home.line(&format!("exit forget {name} --yes"));
         if !script.contains("exit accept") {
             let _ = home.line(&format!("exit accept @invite.txt --as {name}")).ok();

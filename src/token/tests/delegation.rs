@@ -37,6 +37,19 @@ fn holder_and_node_compute_the_same_and_nobody_else_does() {
     assert!(child_secret(&NODE_SECRET, &[0; 32], &own.id(), &bytes).is_none());
 }
 
+/// The example in `docs/protocol.md`, for another implementation.
+#[test]
+fn the_example_is_that_of_the_document() {
+    let document = include_str!("../../../docs/protocol.md");
+    let caveat = Caveat { salt: [8; 4], expires: Some(1_800_050_000), ..caveat("bert") };
+    let (parent, bytes) = ([4; 8], caveat.encode());
+    let secret = child_secret(&[11; 32], &x25519_public(&[14; 32]), &parent, &bytes).unwrap();
+    let hex = crate::encoding::hex;
+    let mut values = vec![hex(&bytes), hex(&child_id(&parent, &bytes)), hex(secret.as_bytes()), hex(&secret.subject())];
+    values.retain(|value| !document.contains(&format!("`{value}`")));
+    assert!(values.is_empty(), "docs/protocol.md lacks {values:?}");
+}
+
 /// Three steps, each with a name, an end, amounts, a site and hours, over an address and an onion service.
 fn deepest() -> Invite {
     let limits = Limits { bytes: Some(10 << 30), bytes_per_day: Some(1 << 30), ..Limits::default() };

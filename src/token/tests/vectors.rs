@@ -63,6 +63,19 @@ fn invites() -> Vec<Json> {
     let full = invite(full, &["[2001:db8::7]:8443", "exit.example.org:443"]);
     let any_node = invite(Grant { node: None, mode: Mode::Try, ..grant() }, &["192.0.2.7:8443"]);
     let later = invite(Grant { reserved: Map::new().with(reserved::PARENT, 3u64), ..grant() }, &["192.0.2.7:8443"]);
+    let scope = Scope {
+        allow: vec!["*.example.org:443".into(), "192.0.2.0/24".into()],
+        deny: vec!["ads.example.org".into()],
+        window: Some("Mon-Fri 09:00-17:00 +02:00".parse().unwrap()),
+        way: Some(Way::Direct),
+        devices: Some(3),
+        paused: false,
+    };
+    let limits = Limits { bytes_per_day: Some(1 << 30), ..Limits::default() };
+    let scoped = Grant { scope, limits, lease: Some(21_600), delegable: 2, revision: 1, mode: Mode::Many, ..grant() };
+    let caveat = Caveat { salt: [8; 4], expires: Some(1_800_050_000), ..Caveat::new("bert".parse().unwrap()) };
+    let passed_on = invite(Grant { delegable: 1, ..grant() }, &["192.0.2.7:8443"]);
+    let passed_on = Invite { grant: passed_on.grant.with(caveat), ..passed_on };
     let mut out = Vec::new();
     let onion = |restricted| Some(Onion { address: OnionAddress::from_key([7; 32]), restricted });
     let over_tor = Invite { transport: Transport { addresses: Vec::new(), onion: onion(false) }, ..plain.clone() };
@@ -73,6 +86,8 @@ fn invites() -> Vec<Json> {
         ("invite with every field", full),
         ("invite for any node", any_node),
         ("invite with a reserved field", later),
+        ("invite with every scope", invite(scoped, &["192.0.2.7:8443"])),
+        ("invite that was passed on", passed_on),
         ("invite over Tor", over_tor),
         ("invite over Tor to a restricted service", restricted),
         ("invite for both ways", both),
