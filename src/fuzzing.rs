@@ -16,8 +16,8 @@ use crate::image::{self, Deb, Manifest};
 use crate::ledger::Span;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
-    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, LogsReply, Message,
-    Offer, PolicyReply, Revoked, Status, Turn,
+    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
+    LogsReply, Message, Offer, PolicyReply, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
 use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
@@ -254,6 +254,7 @@ pub fn session_messages(data: &[u8]) {
     same::<LogsReply>(data);
     same::<PolicyReply>(data);
     same::<Revoked>(data);
+    same::<HistoryReply>(data);
 }
 
 /// What is accepted is the one spelling.
@@ -332,6 +333,10 @@ mod tests {
         seeds.push(ControlRequest::Status.encode());
         seeds.push(PolicyReply { allow: vec!["10.0.0.0/8".to_owned()] }.encode());
         seeds.push(Revoked { accepted: 2, closed: 1 }.encode());
+        use crate::session::messages::{GrantDay, HistoryDay};
+        let day =
+            HistoryDay { day: 20_000, refusals: vec![("busy".to_owned(), 1)], grants: vec![GrantDay::default()], ..HistoryDay::default() };
+        seeds.push(HistoryReply { days: vec![day] }.encode());
         seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
         seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
         seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());

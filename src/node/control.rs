@@ -7,8 +7,8 @@ use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
-    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_LOG_LINES,
-    Message, Nothing, PolicyReply, Reply, Revoked, Status, write_reply,
+    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, HistoryReply, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS,
+    MAX_LOG_LINES, Message, Nothing, PolicyReply, Reply, Revoked, Status, write_reply,
 };
 use crate::token::SignedRevocation;
 use crate::trust::Refusal;
@@ -37,6 +37,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
             send(stream, Reply::Done(Nothing)).await
         }
         ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
+        ControlRequest::History => send(stream, history(core).await).await,
         ControlRequest::Stop => {
             core.log.event("stop.asked").write();
             let sent = send(stream, Reply::Done(Nothing)).await;
@@ -182,6 +183,17 @@ async fn policy(core: &Arc<Core>, rules: Option<Vec<String>>) -> Reply<PolicyRep
         core.log.event("policy.replaced").write();
     }
     Reply::Done(PolicyReply { allow: core.policy().allow().iter().map(ToString::to_string).collect() })
+}
+
+/// What was counted up to now, also what is not on disk yet.
+async fn history(core: &Arc<Core>) -> Reply<HistoryReply> {
+    let gate = core.gate.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        // A full disk is the log's business; the counters in memory are right either way.
+        let _ = gate.flush();
+        gate.history().reply(now_s())
+    });
+    counted.await.map_or_else(|_| failed("failed", "the node could not finish it"), Reply::Done)
 }
 
 async fn read_log(core: &Core, request: LogsRequest) -> LogsReply {

@@ -6,9 +6,11 @@
 //! code that the guest sees.
 
 use super::egress::Rule;
+use super::history::History;
 use super::log::Log;
 use super::meter::{GrantMeter, Guard};
 use super::state::{Bound, Claimed, GrantId, Record, State};
+use crate::config::time::now_s;
 use crate::error::Result;
 use crate::keyring::Seed;
 use crate::session::messages::{GrantStatus, MAX_GRANTS};
@@ -25,6 +27,7 @@ const MAX_DEVICES: usize = 64;
 /// The node's door. Shared by all serving threads.
 pub struct Gate {
     state: State,
+    history: History,
     node: [u8; 32],
     max_sessions: usize,
     sessions: AtomicUsize,
@@ -155,6 +158,7 @@ impl Gate {
             generation: 0,
         };
         Ok(Gate {
+            history: History::open(&state)?,
             state,
             node,
             max_sessions,
@@ -174,6 +178,11 @@ impl Gate {
     /// The node's memory, for what does not concern the door.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// What was used on each of the last days.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The owner's identity key.
@@ -422,15 +431,16 @@ impl Gate {
         let mut meters = Vec::new();
         for (id, entry) in &self.lock().grants {
             if entry.meter.take_dirty() {
+                self.history.moved(id, entry.meter.take_moved(), now_s());
                 let (up, down, last_used) = entry.meter.totals();
                 dirty.push((*id, Record { up, down, last_used, reuse: entry.reuse, last_reuse: entry.last_reuse, ..Record::default() }));
                 meters.push(entry.meter.clone());
             }
         }
-        if dirty.is_empty() {
-            return Ok(());
+        if !dirty.is_empty() {
+            self.state.save_usage(&dirty).inspect_err(|_| meters.iter().for_each(|meter| meter.mark_dirty()))?;
         }
-        self.state.save_usage(&dirty).inspect_err(|_| meters.iter().for_each(|meter| meter.mark_dirty()))
+        self.history.save(&self.state)
     }
 
     /// What the owner sees of each grant, used last first.

@@ -43,6 +43,9 @@ pub struct GrantMeter {
     stream_limit: AtomicU64,
     up_bucket: Bucket,
     down_bucket: Bucket,
+    /// What of these was asked for already, see [`GrantMeter::take_moved`].
+    told_up: AtomicU64,
+    told_down: AtomicU64,
     last_used: AtomicU64,
     dirty: AtomicBool,
 }
@@ -61,6 +64,8 @@ impl GrantMeter {
             stream_limit: UNLIMITED.into(),
             up_bucket: Bucket::default(),
             down_bucket: Bucket::default(),
+            told_up: up.into(),
+            told_down: down.into(),
             last_used: last_used.unwrap_or(0).into(),
             dirty: AtomicBool::new(false),
         }
@@ -82,6 +87,13 @@ impl GrantMeter {
     pub fn totals(&self) -> (u64, u64, Option<u64>) {
         let last = self.last_used.load(Ordering::Relaxed);
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed), (last > 0).then_some(last))
+    }
+
+    /// Bytes up and down since this was asked last; each is told once, whoever asks.
+    pub fn take_moved(&self) -> (u64, u64) {
+        let (up, down, _) = self.totals();
+        let since = |total: u64, told: &AtomicU64| total.saturating_sub(told.fetch_max(total, Ordering::Relaxed));
+        (since(up, &self.told_up), since(down, &self.told_down))
     }
 
     /// Whether the bytes are used up.
@@ -191,6 +203,8 @@ mod tests {
         assert_eq!(meter.sent(1), Pace::Stop);
         assert!(meter.exhausted() && meter.stream().is_none());
         assert_eq!(meter.totals(), (599, 401, None));
+        assert_eq!((meter.take_moved(), meter.take_moved()), ((599, 401), (0, 0)));
+        assert_eq!(GrantMeter::new(5, 6, None).take_moved(), (0, 0));
         assert!(meter.take_dirty() && !meter.take_dirty());
         // The refused stream is not counted.
         meter.set_limits(&Limits { streams: Some(1), ..Limits::default() });

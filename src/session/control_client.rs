@@ -1,7 +1,8 @@
 //! The owner's requests to a node, each on a stream of its own.
 
 use super::messages::{
-    ControlRequest, Discovery, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
+    ControlRequest, Discovery, EvidenceReply, HistoryReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status,
+    read_reply,
 };
 use super::{Hello, Session};
 use crate::encoding::cbor::Map;
@@ -87,6 +88,11 @@ impl ControlClient {
     /// Lets the holder of a key discover the node's restricted onion service.
     pub async fn discovery(&self, discovery: Discovery) -> Result<Nothing> {
         self.ask(&ControlRequest::Discovery(discovery)).await
+    }
+
+    /// What was counted on each of the last days.
+    pub async fn history(&self) -> Result<HistoryReply> {
+        self.ask(&ControlRequest::History).await
     }
 
     /// Ends now.

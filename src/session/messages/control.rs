@@ -37,6 +37,8 @@ pub enum ControlRequest {
     Stop,
     /// Let the holder of a key discover the restricted onion service.
     Discovery(Discovery),
+    /// What was counted on each of the last days.
+    History,
 }
 
 /// A key that may discover the restricted onion service, as long as its grant holds.
@@ -81,6 +83,7 @@ impl Message for ControlRequest {
             ControlRequest::Logs(logs) => op(6).with(1, logs.after).with(2, logs.lines).with(3, logs.wait),
             ControlRequest::Stop => op(7),
             ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
+            ControlRequest::History => op(12),
         }
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
@@ -94,6 +97,7 @@ impl Message for ControlRequest {
             6 => ControlRequest::Logs(LogsRequest { after: map.uint(1)?, lines: map.uint(2)?, wait: map.uint(3)? }),
             7 => ControlRequest::Stop,
             8 => ControlRequest::Discovery(Discovery { grant: map.array(1)?, key: map.array(2)?, expires: map.uint(3)? }),
+            12 => ControlRequest::History,
             _ => return Err(CborError::Field(0)),
         })
     }
@@ -339,7 +343,7 @@ fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<
     map.list(key, count)?.into_iter().map(bytes).collect()
 }
 
-fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
+pub(super) fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
     let one = |value| match value {
         Value::Map(mut inner) => {
             let message = T::from_map(&mut inner)?;
