@@ -89,6 +89,13 @@ fn absolute_in(ts: u64, zone: TimeZone) -> String {
     }
 }
 
+/// The time of day in the zone of this computer, `14:00:05`; the date, if it is not of the last 24 hours.
+pub fn clock(ts: u64, now: u64) -> String {
+    let stamp = i64::try_from(ts).ok().and_then(|s| Timestamp::from_second(s).ok()).map(|stamp| stamp.to_zoned(TimeZone::system()));
+    let form = if ts <= now && now - ts < DAY { "%H:%M:%S" } else { "%Y-%m-%d" };
+    stamp.map_or_else(|| "never".to_owned(), |stamp| stamp.strftime(form).to_string())
+}
+
 /// The instant for programs: RFC 3339 in UTC, to the second.
 pub fn rfc3339(ts: u64) -> String {
     match i64::try_from(ts).ok().and_then(|s| Timestamp::from_second(s).ok()) {

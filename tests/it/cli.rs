@@ -44,6 +44,7 @@ const GOOD: &[&str] = &[
     "grant show -abc",
     "grant revoke anna --reason lost --dry-run",
     "demo",
+    "status --watch --every 1m",
     "node run --config node.toml --detach",
 ];
 

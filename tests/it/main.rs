@@ -20,4 +20,5 @@ mod tor;
 mod tornet;
 mod tpm;
 mod vm;
+mod watch;
 mod web;
