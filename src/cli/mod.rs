@@ -17,6 +17,7 @@ mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod page;
 mod policy;
 mod progress;
 mod sight;

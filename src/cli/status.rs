@@ -4,7 +4,7 @@ use super::Call;
 use super::identity::Who;
 use super::output::{Look, View, count, table, when};
 use super::sight::Sight;
-use super::watch;
+use super::{page, watch};
 use crate::config::{Label, time};
 use crate::context::Context;
 use crate::encoding::short;
@@ -13,6 +13,7 @@ use crate::ledger::{Exit, GrantRow};
 use crate::machine;
 use clap::ValueHint;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Grants and exits that end sooner than this are worth a word.
@@ -23,15 +24,19 @@ const SOON: u64 = 2 * 60 * 60;
 #[command(
     after_long_help = "EXAMPLES:\n  Everything on one screen:\n    portdistrict status\n  For a program:\n    portdistrict status --json\n  \
                        Live, until q or Ctrl-C:\n    portdistrict status --watch\n  Live, for a program, every five seconds:\n    \
-                       portdistrict status --watch --every 5s --json"
+                       portdistrict status --watch --every 5s --json\n  The last 30 days, to look at in a browser:\n    \
+                       portdistrict status --html status.html --yes"
 )]
 pub(super) struct StatusArgs {
     /// Show it live until q or Ctrl-C; without a terminal, one JSON document a line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "html")]
     watch: bool,
     /// How often machines are asked, from 1s to 1h; 2s if it is not given
     #[arg(long, value_name = "DURATION", requires = "watch", value_parser = watch::parse_every, value_hint = ValueHint::Other)]
     every: Option<Duration>,
+    /// Write the last 30 days as one page for a browser; - for stdout
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
 }
 
 /// Everything on one screen.
@@ -92,6 +97,9 @@ impl Attention {
 pub(super) fn run(call: &Call, args: &StatusArgs) -> Result<()> {
     if args.watch {
         return watch::run(call, args.every.unwrap_or(watch::EVERY));
+    }
+    if let Some(file) = &args.html {
+        return page::run(call, file);
     }
     let cx = call.context()?;
     let identity = Who::of(cx.keyring()?, cx.paths(), false)?;

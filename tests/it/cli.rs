@@ -45,6 +45,8 @@ const GOOD: &[&str] = &[
     "grant revoke anna --reason lost --dry-run",
     "demo",
     "status --watch --every 1m",
+    "status --html page.html",
+    "status --html - --quiet",
     "node run --config node.toml --detach",
 ];
 
@@ -80,6 +82,9 @@ const BAD: &[(&str, ErrorKind)] = &[
     ("exit try x curl", ErrorKind::UnknownArgument),
     ("exit try x --browser -- curl", ErrorKind::ArgumentConflict),
     ("exit connect", ErrorKind::MissingRequiredArgument),
+    ("status --watch --html page.html", ErrorKind::ArgumentConflict),
+    ("status --every 5s", ErrorKind::MissingRequiredArgument),
+    ("status --watch --every 0s", ErrorKind::ValueValidation),
     ("grant revoke", ErrorKind::MissingRequiredArgument),
     ("ledger show", ErrorKind::MissingRequiredArgument),
 ];

@@ -256,3 +256,110 @@ fn the_view_follows_the_window_and_gives_the_terminal_back() {
         assert_eq!(terminal.flags(), "0 1 1");
     }
 }
+
+/// A home whose machine was used by a friend, and knocked at by one who was cut off.
+fn used() -> Operator {
+    let web = super::web::Web::start();
+    let home = Operator(Home::new());
+    let _ = home.0.line("init").ok();
+    let _ = home.0.line("machine deploy --on local --label home --listen 127.0.0.1 --allow 127.0.0.1").ok();
+    let _ = home.0.line("machine claim home").ok();
+    for friend in ["anna", "bert"] {
+        let invite = home.0.line(&format!("exit invite --node home --for {friend} --mode many --quiet")).ok();
+        std::fs::write(home.0.work().join(friend), invite).unwrap();
+    }
+    let fetch = |friend: &str| home.0.line(&format!("exit try @{friend} -- curl -s {}", web.url("/")));
+    assert_eq!(fetch("anna").ok(), super::web::GREETING);
+    let _ = home.0.line("grant revoke bert --yes").ok();
+    let _ = fetch("bert").fails(4);
+    home
+}
+
+#[test]
+fn the_page_tells_what_was_used_and_what_could_not_be_asked() {
+    use std::os::unix::fs::PermissionsExt;
+    if !have("curl", "--version") {
+        return;
+    }
+    let operator = used();
+    operator.deploy("attic");
+    let _ = operator.0.line("machine claim attic").ok();
+    let written = operator.0.line("status --html page.html --json").json();
+    assert_eq!((&written["file"], &written["machines"]), (&"page.html".into(), &serde_json::json!(["attic", "home"])));
+    let file = operator.0.work().join("page.html");
+    let page = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(written["bytes"], page.len());
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    for text in
+        ["<i class=\"c0\"></i>anna ", "<i class=\"c0\"></i>grant-revoked 1<", "<dt>handshakes</dt><dd>2<", "Nothing needs attention"]
+    {
+        assert!(page.contains(text), "{text} is missing:\n{page}");
+    }
+    // What is there is not replaced by the way.
+    std::fs::write(&file, "mine").unwrap();
+    assert!(operator.0.line("status --html page.html").fails(2).contains("--yes"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    rustix::process::kill_process(operator.pid(), rustix::process::Signal::TERM).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while operator.0.line("machine show home --json").json()["state"] != "stopped" {
+        assert!(Instant::now() < deadline, "it goes on");
+    }
+    let said = operator.0.line("status --html page.html --yes").ok();
+    assert!(said.contains("missing: home is not in it"), "{said}");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("<b>home</b> could not be asked"));
+    // After a restart the node goes on from what it counted.
+    let _ = operator.0.line("machine reconnect home").ok();
+    let page = operator.0.line("status --html -").ok();
+    assert!(page.contains("grant-revoked 1<") && page.ends_with("</html>\n"), "{page}");
+    for line in ["status --html . --yes", "status --html /dev/null --yes", "status --html - --json"] {
+        let _ = operator.0.line(line).fails(2);
+    }
+    let _ = operator.0.line("status --html no/such/folder/page.html").fails(1);
+}
+
+/// The page in windows as wide as a phone and a desk, measured by the browser with every table open.
+const MEASURE: &str = "<!DOCTYPE html><meta charset=utf-8><body><pre id=found></pre><script>
+onload = () => { document.getElementById('found').textContent = JSON.stringify([...document.querySelectorAll('iframe')].map(frame => {
+  const page = frame.contentDocument;
+  page.querySelectorAll('details').forEach(details => details.open = true);
+  const bars = [...page.querySelectorAll('svg rect.bar')];
+  return { width: frame.clientWidth, scroll: page.documentElement.scrollWidth, body: page.body.scrollWidth,
+    plots: page.querySelectorAll('svg[role=img]').length, tables: page.querySelectorAll('table').length, scripts: page.scripts.length,
+    bars: bars.length, drawn: bars.filter(bar => bar.getBoundingClientRect().height > 0).length,
+    blue: bars.length > 0 && getComputedStyle(bars[0]).fill === 'rgb(0, 114, 178)',
+    widest: Math.max(...[...page.querySelectorAll('body *')].map(element => element.getBoundingClientRect().right)),
+    letters: Math.min(...[...page.querySelectorAll('svg text')].map(text => text.getBoundingClientRect().height)) };
+})); };
+</script>";
+
+#[test]
+#[ignore = "needs chromium: ci/test"]
+fn a_browser_shows_the_page_on_a_phone_and_on_a_desk() {
+    if !have("chromium", "--version") || !have("curl", "--version") {
+        return;
+    }
+    let operator = used();
+    let page = operator.0.line("status --html -").ok();
+    let page = page.replace('&', "&amp;").replace('"', "&quot;");
+    let frame = |width| format!("<iframe style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{page}\"></iframe>");
+    let file = operator.0.work().join("measure.html");
+    std::fs::write(&file, format!("{MEASURE}{}{}", frame(360), frame(1280))).unwrap();
+    let mut chromium = Command::new("timeout");
+    chromium.args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]);
+    let output = chromium.arg(format!("--user-data-dir={}", operator.0.work().join("chromium").display())).arg(&file).output().unwrap();
+    let dom = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = dom.split_once("<pre id=\"found\">").and_then(|(_, rest)| rest.split_once("</pre>")).map(|(found, _)| found);
+    let found = found.unwrap_or_else(|| panic!("{dom}\n{}", String::from_utf8_lossy(&output.stderr)));
+    let found: Vec<Value> = serde_json::from_str(found).unwrap_or_else(|e| panic!("{e}: {found}"));
+    assert_eq!(found.len(), 2);
+    for (found, width) in found.iter().zip([360.0, 1280.0]) {
+        assert_eq!((&found["plots"], &found["tables"], &found["scripts"]), (&4.into(), &6.into(), &0.into()), "{found}");
+        assert_eq!(found["width"], width as u64, "{found}");
+        for field in ["scroll", "body", "widest"] {
+            assert!(found[field].as_f64().unwrap() <= width, "{field} of {width}: {found}");
+        }
+        assert!(found["letters"].as_f64().unwrap() >= 9.0, "{found}");
+        assert!(found["bars"].as_u64().unwrap() >= 4 && found["blue"] == true, "{found}");
+        assert_eq!(found["bars"], found["drawn"], "{found}");
+    }
+}
