@@ -14,6 +14,8 @@ const HEIGHT: f64 = 190.0;
 const LEFT: f64 = 46.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 168.0;
+/// What is thinner cannot be seen; it is in the table.
+const THINNEST: f64 = 0.05;
 /// Days between two dates below the drawing.
 const DATE_EVERY: usize = 7;
 
@@ -129,6 +131,9 @@ impl Plot<'_> {
                 let (from, to) = (height(below), height(below.saturating_add(series.values[day])));
                 below = below.saturating_add(series.values[day]);
                 let (y, tall, wide) = (BOTTOM - to, to - from, slot - 1.5);
+                if tall < THINNEST {
+                    continue;
+                }
                 let _ = write!(
                     svg,
                     "<rect class=\"bar c{color}\" x=\"{:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"{tall:.1}\"/>",
@@ -184,7 +189,9 @@ impl Plot<'_> {
              <thead role=\"rowgroup\"><tr role=\"row\"><th scope=\"col\" role=\"columnheader\">Day</th>",
             escape(self.title)
         );
-        let names = || drawn.iter().map(|(_, series)| series.name.as_str()).chain(["total"]);
+        // Of one series the total says nothing new.
+        let total = Some("total").filter(|_| drawn.len() != 1);
+        let names = || drawn.iter().map(|(_, series)| series.name.as_str()).chain(total);
         for name in names() {
             let _ = write!(page, "<th scope=\"col\" role=\"columnheader\">{}</th>", escape(name));
         }

@@ -208,7 +208,7 @@ fn machine_table(machines: &[MachineRow], columns: usize) -> Vec<Line> {
         ],
         columns,
     );
-    let width = table.iter().map(|line| width(line)).max().unwrap_or(0);
+    let width = table.iter().map(width).max().unwrap_or(0);
     let room = columns.saturating_sub(width + GAP);
     let drawn = |(mut line, machine): (Line, &MachineRow)| {
         if room >= FEWEST_BARS {
