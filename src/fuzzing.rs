@@ -16,8 +16,8 @@ use crate::image::{self, Deb, Manifest};
 use crate::ledger::Span;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
-    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HolderRequest,
-    LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
+    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
+    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
 use crate::token::{
@@ -339,6 +339,7 @@ pub fn session_messages(data: &[u8]) {
     same::<Revoked>(data);
     same::<HolderRequest>(data);
     same::<Renewed>(data);
+    same::<HistoryReply>(data);
 }
 
 /// What is accepted is the one spelling.
@@ -421,6 +422,10 @@ mod tests {
         seeds.push(b"*.example.org:443".to_vec());
         let identity = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
         seeds.push(crate::token::Lease { issuer: [0; 32], node: [2; 32], at: 1_800_000_000 }.sign(&identity).encode());
+        use crate::session::messages::{GrantDay, HistoryDay};
+        let day =
+            HistoryDay { day: 20_000, refusals: vec![("busy".to_owned(), 1)], grants: vec![GrantDay::default()], ..HistoryDay::default() };
+        seeds.push(HistoryReply { days: vec![day] }.encode());
         seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
         seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
         seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());

@@ -20,6 +20,7 @@ mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod page;
 mod pass_on;
 mod peer;
 mod policy;
@@ -28,6 +29,7 @@ mod scope;
 mod sight;
 mod status;
 mod usage;
+mod watch;
 
 use crate::config::Paths;
 use crate::config::time::parse_duration;
@@ -288,7 +290,7 @@ fn finish(out: &Output, done: Result<u8>) -> ExitCode {
 fn run(call: &Call, command: Command) -> Result<u8> {
     match command {
         Command::Init(_) => identity::init(call),
-        Command::Status(_) => status::run(call),
+        Command::Status(args) => status::run(call, &args),
         Command::Doctor(_) => doctor::run(call),
         Command::Demo(args) => demo::run(call, &args),
         Command::Exit(command) => return exit::run(call, command),

@@ -124,6 +124,11 @@ impl Output {
         self.choice.json
     }
 
+    /// How results are painted.
+    pub(super) fn look(&self) -> Look {
+        self.stdout
+    }
+
     /// Whether stdout takes colour.
     pub(super) fn colored(&self) -> bool {
         self.stdout.color
@@ -139,6 +144,12 @@ impl Output {
     pub fn item(&self, view: &impl View) -> Result<bool> {
         let text = if self.choice.json { document(view, false)? } else { ended(view.text(&self.stdout)) };
         self.write(text.as_bytes())?;
+        Ok(!self.gone.load(Ordering::Relaxed))
+    }
+
+    /// Writes one JSON document on one line, whether or not JSON was asked for. False once the reader has gone.
+    pub(super) fn json_line(&self, item: &impl Serialize) -> Result<bool> {
+        self.write(document(item, false)?.as_bytes())?;
         Ok(!self.gone.load(Ordering::Relaxed))
     }
 

@@ -7,7 +7,7 @@ use crate::config::{Label, bytes, time};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
-use crate::ledger::{B64, GrantRow, MachineState, Proof};
+use crate::ledger::{B64, GrantRow, Machine, MachineState, Proof};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
@@ -21,7 +21,7 @@ use serde::Serialize;
 pub(super) struct Sight {
     pub(super) label: Label,
     pub(super) provider: String,
-    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`.
+    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`; `asking` while a watch waits for its first answer.
     pub(super) state: &'static str,
     pub(super) address: Option<String>,
     pub(super) addresses: Vec<String>,
@@ -61,7 +61,7 @@ pub(super) struct Live {
     /// Unix seconds.
     started: u64,
     pub(super) sessions: u64,
-    streams: u64,
+    pub(super) streams: u64,
     draining: bool,
     allow: Vec<String>,
     /// How its onion service is.
@@ -78,9 +78,9 @@ pub(super) struct Use {
     pub(super) name: Option<Label>,
     /// Devices it is bound to.
     devices: usize,
-    up: u64,
-    down: u64,
-    last_used: Option<u64>,
+    pub(super) up: u64,
+    pub(super) down: u64,
+    pub(super) last_used: Option<u64>,
     /// By which way the last use came: `direct` or `tor`.
     last_way: Option<&'static str>,
     /// Bytes both ways today (UTC).
@@ -91,7 +91,7 @@ pub(super) struct Use {
     pub(super) parent: Option<String>,
     /// The machine that says so.
     machine: Option<Label>,
-    sessions: u64,
+    pub(super) sessions: u64,
     revoked: bool,
     /// Attempts from elsewhere after it was bound.
     pub(super) reuse: u64,
@@ -146,6 +146,13 @@ impl Sight {
             problem,
             now: cx.now(),
         })
+    }
+
+    /// A machine that was asked just now and has not answered yet.
+    pub(super) fn asking(cx: &Context, machine: Machine) -> Result<Sight> {
+        let live = Err(Error::new(Code::TimedOut, "it has not answered yet"));
+        let sight = Sight::of(cx, Seen { machine, power: Power::On, pid: None, live })?;
+        Ok(Sight { state: "asking", problem: None, ..sight })
     }
 
     /// `2 sessions, 1.5 MiB`, or what keeps it from being used.

@@ -19,6 +19,7 @@ mod seeds;
 mod service;
 mod tail;
 mod tools;
+pub mod watch;
 
 pub use claim::Claimed;
 pub use permit::tell as tell_policy;
@@ -418,18 +419,21 @@ pub struct Seen {
 
 /// Looks at one machine, waiting at most a moment.
 pub async fn look(cx: &Context, machine: Machine) -> Seen {
-    let (power, pid) = match place(cx.paths(), &machine) {
-        Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
-        None => (Power::On, None),
-    };
-    let live = ask(cx, &machine, power).await;
+    let (power, pid) = from_outside(cx, &machine).await;
+    let live = glance(&machine.label, power, async { Control::open(cx, &machine).await?.status().await }).await;
     Seen { machine, power, pid, live }
 }
 
-/// What the node says of itself, if its provider sees it running.
-async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
-    let label = &machine.label;
-    let ask = async { Control::open(cx, machine).await?.status().await };
+/// How its provider sees it, and its process if it is one on this computer.
+async fn from_outside(cx: &Context, machine: &Machine) -> (Power, Option<i32>) {
+    match place(cx.paths(), machine) {
+        Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
+        None => (Power::On, None),
+    }
+}
+
+/// Asks a node that its provider sees running, waiting at most a moment.
+async fn glance<T>(label: &Label, power: Power, ask: impl Future<Output = Result<T>>) -> Result<T> {
     match power {
         Power::On => tokio::time::timeout(GLANCE, ask).await.unwrap_or_else(|_| {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))

@@ -9,8 +9,8 @@ use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
-    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, HolderRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS,
-    MAX_LOG_LINES, Message, Nothing, PolicyReply, Renewed, Reply, Revoked, Status, write_reply,
+    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, HistoryReply, HolderRequest, LogsReply, LogsRequest,
+    MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply, Renewed, Reply, Revoked, Status, write_reply,
 };
 use crate::token::{SignedGrant, SignedLease, SignedRevocation};
 use crate::trust::Refusal;
@@ -42,6 +42,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
         ControlRequest::Rules(signed) => send(stream, take_rules(core, signed).await).await,
         ControlRequest::Renew(list) => send(stream, renew(core, &list).await).await,
         ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
+        ControlRequest::History => send(stream, history(core).await).await,
         ControlRequest::Stop => {
             core.log.event("stop.asked").write();
             let sent = send(stream, Reply::Done(Nothing)).await;
@@ -250,6 +251,17 @@ async fn take_rules(core: &Arc<Core>, signed: Vec<u8>) -> Reply<Nothing> {
         Ok(Err(error)) => failed_with(&error),
         Err(_) => failed("failed", "the node could not finish it"),
     }
+}
+
+/// What was counted up to now, also what is not on disk yet.
+async fn history(core: &Arc<Core>) -> Reply<HistoryReply> {
+    let gate = core.gate.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        // A full disk is the log's business; the counters in memory are right either way.
+        let _ = gate.flush(now_s());
+        gate.history().reply(now_s())
+    });
+    counted.await.map_or_else(|_| failed("failed", "the node could not finish it"), Reply::Done)
 }
 
 async fn read_log(core: &Core, request: LogsRequest) -> LogsReply {

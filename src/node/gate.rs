@@ -11,6 +11,7 @@ mod word;
 pub use books::Live;
 
 use super::clock::Clock;
+use super::history::History;
 use super::log::Log;
 use super::meter::{Guard, Meters, Usage};
 use super::state::{Bound, Claimed, GrantId, State};
@@ -31,6 +32,7 @@ const MAX_CHILDREN: usize = 256;
 /// The node's door. Shared by all serving threads.
 pub struct Gate {
     state: State,
+    history: History,
     node: [u8; 32],
     /// The private half of the node's key, for grants that were passed on.
     secret: Zeroizing<[u8; 32]>,
@@ -119,6 +121,7 @@ impl Gate {
         let snapshot = state.snapshot()?;
         let secret = state.seed()?.derive(Purpose::NodeNoise);
         Ok(Gate {
+            history: History::open(&state)?,
             state,
             node,
             secret,
@@ -144,6 +147,11 @@ impl Gate {
     /// The node's memory, for what does not concern the door.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// What was used on each of the last days.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The owner's identity key.

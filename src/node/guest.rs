@@ -193,7 +193,8 @@ impl Guest {
         if policy.is_own_port(port) && is_of_this_machine(ip) { Err(Reason::OwnPort) } else { Ok(()) }
     }
 
-    fn log_refused(&self, reason: &str, wanted: &ExitRequest) {
+    fn log_refused(&self, reason: &'static str, wanted: &ExitRequest) {
+        self.core.gate.history().refused(reason, now_s());
         let line = self.core.log.event("stream.refused").grant(&self.admitted.grant).with("reason", reason);
         line.destination(&wanted.host, wanted.port).write();
     }

@@ -52,6 +52,9 @@ pub struct GrantMeter {
     stream_limit: AtomicU64,
     up_bucket: Bucket,
     down_bucket: Bucket,
+    /// What of these was asked for already, see [`GrantMeter::take_moved`].
+    told_up: AtomicU64,
+    told_down: AtomicU64,
     last_used: AtomicU64,
     last_way: AtomicU64,
     dirty: AtomicBool,
@@ -92,6 +95,8 @@ impl GrantMeter {
             stream_limit: UNLIMITED.into(),
             up_bucket: Bucket::default(),
             down_bucket: Bucket::default(),
+            told_up: up.into(),
+            told_down: down.into(),
             last_used: last_used.unwrap_or(0).into(),
             last_way: last_way.map_or(0, Way::number).into(),
             dirty: AtomicBool::new(false),
@@ -150,6 +155,15 @@ impl GrantMeter {
         }
         past.retain(|(day, _)| day + PAST_DAYS as u64 >= today);
         self.before_today.fetch_add(used, Ordering::Relaxed);
+    }
+
+    /// Bytes up and down since this was asked last; each is told once, whoever asks.
+    pub fn take_moved(&self) -> (u64, u64) {
+        let since = |total: &AtomicU64, told: &AtomicU64| {
+            let total = total.load(Ordering::Relaxed);
+            total.saturating_sub(told.fetch_max(total, Ordering::Relaxed))
+        };
+        (since(&self.up, &self.told_up), since(&self.down, &self.told_down))
     }
 
     /// Whether the bytes are used up, in all or for today.
@@ -311,6 +325,8 @@ mod tests {
         assert_eq!(meter.sent(1), Pace::Stop);
         assert!(meter.exhausted() && meter.stream().is_none());
         assert_eq!(meter.usage(), Usage { up: 599, down: 401, days: vec![(0, 1000)], ..Usage::default() });
+        assert_eq!((meter.take_moved(), meter.take_moved()), ((599, 401), (0, 0)));
+        assert_eq!(GrantMeter::new(Usage { up: 5, down: 6, ..Usage::default() }).take_moved(), (0, 0));
         assert!(meter.take_dirty() && !meter.take_dirty());
         // The refused stream is not counted.
         meter.set_limits(&Limits { streams: Some(1), ..Limits::default() });

@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod gate;
 mod guest;
 pub mod hardware;
+pub mod history;
 pub mod init;
 pub mod log;
 pub mod meter;

@@ -20,7 +20,7 @@ use crate::keyring::{Purpose, x25519_public};
 use crate::owner::ready::{Ready, Socket};
 use crate::resolve::{Resolver, Sources};
 use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, Io, ReplayGuard, Request, Welcome, linger};
-use crate::token::Way;
+use crate::token::{Role, Way};
 use crate::trust::Refusal;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
@@ -363,6 +363,7 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
     }
     match core.gate.admit(request.client, &request.hello, source.way(), now_s()).await {
         Err(refusal) => {
+            core.gate.history().turned_away(refusal.as_str(), now_s());
             let _ = request.refuse(refusal, &refusal.for_friend("this exit")).await;
         }
         Ok(admitted) => {
@@ -373,6 +374,9 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
             let welcome = Welcome { session_id, limits: admitted.limits, expires: admitted.expires };
             let Ok(session) = request.welcome(welcome).await else { return };
             drop(slot);
+            if admitted.role == Role::Exit {
+                core.gate.history().began(&admitted.grant, now_s());
+            }
             let _counted = core.onion.as_ref().filter(|_| source == Source::Tor).map(Onion::count_client);
             guest::serve(&core, resolver, admitted, session, source.way()).await;
         }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Steps from one schema to the next; a step is never changed once released.
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 5] = [
     "
     CREATE TABLE node (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -90,6 +90,7 @@ const SCHEMA: [&str; 4] = [
     -- The owner's rules about destinations, as he signed them.
     ALTER TABLE node ADD COLUMN rules BLOB;
 ",
+    super::history::SCHEMA,
 ];
 
 /// A grant's id.
@@ -242,7 +243,7 @@ impl State {
     }
 
     /// One durable transaction; nothing of it remains if `work` fails.
-    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let mut db = self.lock();
         let run = || {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -386,11 +387,12 @@ impl State {
 }
 
 /// SQLite's integers are signed.
-fn clamp(n: u64) -> i64 {
+pub(super) fn clamp(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn unsigned(n: i64) -> u64 {
+/// And never negative here.
+pub(super) fn unsigned(n: i64) -> u64 {
     n.try_into().unwrap_or(0)
 }
 

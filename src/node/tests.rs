@@ -543,6 +543,43 @@ async fn the_owner_follows_the_log() {
 }
 
 #[tokio::test]
+async fn the_owner_is_told_what_was_counted_on_each_day_and_not_where_anybody_went() {
+    let server = echo_server().await;
+    let mut place = Place::claimed(|config| config.allow = vec![server.to_string()]).await;
+    let friend = place.friend(Limits::default()).await;
+    let (_, mut stream) = open(&friend, "web.example", server.port()).await;
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(open(&friend, "inside.example", 80).await.0, ExitReply::NotAllowed);
+    assert_eq!(refusal(place.connect(&FRIEND, Grant { expires: now_s() - 5, ..grant(2) }, None).await), Refusal::GrantExpired);
+    let asked = |place: Place| async move {
+        let Reply::Done(HistoryReply { days }) = ask(&place.visit().await, ControlRequest::History).await else { panic!() };
+        // A test at midnight has two days.
+        let sum = |of: &dyn Fn(&HistoryDay) -> u64| days.iter().map(of).sum::<u64>();
+        assert_eq!((sum(&|day| day.handshakes), sum(&|day| day.refusals.len() as u64)), (2, 2));
+        let used: Vec<_> = days.iter().flat_map(|day| &day.grants).collect();
+        assert!(used.iter().all(|grant| grant.id == [1; 8]), "{used:?}");
+        let mut all = Used::default();
+        used.iter().for_each(|grant| all.add(grant.used));
+        assert_eq!(all, Used { up: 5, down: 5, sessions: 1 });
+        let reasons: Vec<_> = days.iter().flat_map(|day| &day.refusals).map(|(reason, _)| reason.as_str()).collect();
+        assert!(reasons.contains(&"private") && reasons.contains(&"grant-expired"), "{reasons:?}");
+        place
+    };
+    place = asked(place).await;
+    friend.close();
+    place.start();
+    place = asked(place).await;
+    let folder = std::fs::read_dir(place.dir.path().join("state")).unwrap().flatten();
+    let kept: Vec<u8> = folder.filter_map(|file| std::fs::read(file.path()).ok()).flatten().collect();
+    for name in ["web.example", "inside.example", "127.0.0.1", "10.9.9.9"] {
+        assert!(!kept.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{name} was written down");
+    }
+    assert!(matches!(ask::<Nothing>(&place.friend(Limits::default()).await, ControlRequest::History).await, Reply::Failed { .. }));
+}
+
+#[tokio::test]
 async fn stopping_and_draining() {
     let server = echo_server().await;
     let place = Place::claimed(|config| config.allow = vec![server.to_string()]).await;

@@ -1,8 +1,8 @@
 //! The owner's requests to a node, each on a stream of its own.
 
 use super::messages::{
-    ControlRequest, Discovery, EvidenceReply, HolderRequest, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Renewed, Reply,
-    Revoked, Status, read_reply,
+    ControlRequest, Discovery, EvidenceReply, HistoryReply, HolderRequest, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Renewed,
+    Reply, Revoked, Status, read_reply,
 };
 use super::{Hello, Session};
 use crate::encoding::cbor::Map;
@@ -106,6 +106,11 @@ impl ControlClient {
     /// Hands over what the policy says of destinations. Rules older than those it has change nothing.
     pub async fn rules(&self, rules: &SignedRules) -> Result<Nothing> {
         self.ask(&ControlRequest::Rules(rules.encode())).await
+    }
+
+    /// What was counted on each of the last days.
+    pub async fn history(&self) -> Result<HistoryReply> {
+        self.ask(&ControlRequest::History).await
     }
 
     /// Ends now.

@@ -60,6 +60,9 @@ const GOOD: &[&str] = &[
     "peer trust anna --unverified",
     "peer revoke anna --reason lost --yes",
     "demo",
+    "status --watch --every 1m",
+    "status --html page.html",
+    "status --html - --quiet",
     "node run --config node.toml --detach",
 ];
 
@@ -95,6 +98,9 @@ const BAD: &[(&str, ErrorKind)] = &[
     ("exit try x curl", ErrorKind::UnknownArgument),
     ("exit try x --browser -- curl", ErrorKind::ArgumentConflict),
     ("exit connect", ErrorKind::MissingRequiredArgument),
+    ("status --watch --html page.html", ErrorKind::ArgumentConflict),
+    ("status --every 5s", ErrorKind::MissingRequiredArgument),
+    ("status --watch --every 0s", ErrorKind::ValueValidation),
     ("grant revoke", ErrorKind::MissingRequiredArgument),
     ("identity export --secret --name anna", ErrorKind::ArgumentConflict),
     ("device init --code x", ErrorKind::MissingRequiredArgument),

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Commands that go on until Ctrl-C: they are ended after a moment, and end well.
-const ENDLESS: [&str; 3] = ["--follow", "exit connect", "node run"];
+const ENDLESS: [&str; 4] = ["--follow", "--watch", "exit connect", "node run"];
 /// Labels that examples deploy.
 const LABELS: [&str; 5] = ["home", "attic", "cellar", "porch", "tower"];
 

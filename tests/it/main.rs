@@ -23,4 +23,5 @@ mod tor;
 mod tornet;
 mod tpm;
 mod vm;
+mod watch;
 mod web;

@@ -110,15 +110,19 @@ impl Gate {
         for (id, entry) in &self.lock().grants {
             entry.meter.roll(now);
             if entry.meter.take_dirty() {
+                // What was made of a grant counts under it already.
+                if entry.kin.is_none() {
+                    self.history.moved(id, entry.meter.take_moved(), now);
+                }
                 let (reuse, last_reuse, kin) = (entry.reuse, entry.last_reuse, entry.kin.clone());
                 dirty.push((*id, Record { usage: entry.meter.usage(), reuse, last_reuse, kin, ..Record::default() }));
                 meters.push(entry.meter.clone());
             }
         }
-        if dirty.is_empty() {
-            return Ok(());
+        if !dirty.is_empty() {
+            self.state.save_usage(&dirty).inspect_err(|_| meters.iter().for_each(|meter| meter.mark_dirty()))?;
         }
-        self.state.save_usage(&dirty).inspect_err(|_| meters.iter().for_each(|meter| meter.mark_dirty()))
+        self.history.save(&self.state)
     }
 }
 

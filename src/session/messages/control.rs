@@ -50,6 +50,8 @@ pub enum ControlRequest {
     Lease(Vec<u8>),
     /// Later revisions of grants, each signed.
     Renew(Vec<Vec<u8>>),
+    /// What was counted on each of the last days.
+    History,
 }
 
 /// A key that may discover the restricted onion service, as long as its grant holds.
@@ -97,6 +99,7 @@ impl Message for ControlRequest {
             ControlRequest::Rules(signed) => op(11).with(1, signed.as_slice()),
             ControlRequest::Renew(list) => op(10).with(1, list.iter().cloned().map(Value::Bytes).collect::<Vec<_>>()),
             ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
+            ControlRequest::History => op(12),
         }
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
@@ -113,6 +116,7 @@ impl Message for ControlRequest {
             9 => ControlRequest::Lease(map.bytes(1, MAX_LEASE)?),
             11 => ControlRequest::Rules(map.bytes(1, RULES_LIMIT)?),
             10 => ControlRequest::Renew(byte_strings(map, 1, MAX_RENEWED, GRANT_LIMIT)?),
+            12 => ControlRequest::History,
             _ => return Err(CborError::Field(0)),
         })
     }
@@ -437,7 +441,7 @@ pub(super) fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize)
     map.list(key, count)?.into_iter().map(bytes).collect()
 }
 
-fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
+pub(super) fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
     let one = |value| match value {
         Value::Map(mut inner) => {
             let message = T::from_map(&mut inner)?;

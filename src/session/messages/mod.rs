@@ -6,6 +6,7 @@
 mod claim;
 mod control;
 mod evidence;
+mod history;
 mod onion;
 
 pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, MAX_ROTATIONS, Offer, Turn, claim_payload};
@@ -14,6 +15,7 @@ pub use control::{
     MAX_RENEWED, MAX_REVOCATION, MAX_REVOCATIONS, Nothing, PolicyReply, Renewed, Reply, Revoked, Status,
 };
 pub use evidence::{Activated, Activation, EvidenceReply, EvidenceRequest};
+pub use history::{GrantDay, HISTORY_DAYS, HistoryDay, HistoryReply, MAX_DAY_GRANTS, MAX_DAY_REASONS, Used};
 pub use onion::{OnionState, OnionStatus};
 
 use crate::encoding::cbor::{CborError, Map};
