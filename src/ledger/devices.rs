@@ -290,3 +290,7 @@ fn revoked(key: &B64<32>) -> Error {
     Error::new(Code::Refused, format!("device {key} was revoked; nothing it writes counts any more"))
         .hint("use a device that was not, or make it a new one in an empty home: portdistrict device init")
 }
+
+#[cfg(test)]
+#[path = "devices_tests.rs"]
+mod tests;
