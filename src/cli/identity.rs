@@ -184,7 +184,7 @@ impl Who {
 
 impl Who {
     /// The same, after a look at the settings: which key it is cannot be seen in the keyring.
-    fn from_keychain(mut self, cx: &Context) -> Result<Who> {
+    fn seen_with(mut self, cx: &Context) -> Result<Who> {
         if self.protection == "key-file" && cx.unlock()?.keychain().is_some() {
             self.protection = "keychain";
         }
@@ -227,7 +227,7 @@ pub(super) fn init(call: &Call) -> Result<()> {
 pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
     let cx = call.context()?;
     match command {
-        IdentityCommand::Show(_) => call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.from_keychain(&cx)?),
+        IdentityCommand::Show(_) => call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.seen_with(&cx)?),
         IdentityCommand::Lock(LockArgs { keychain: true }) => lock_with_keychain(call, &cx),
         IdentityCommand::Lock(_) => {
             let unlock = cx.unlock()?;
@@ -262,7 +262,7 @@ fn lock_with_keychain(call: &Call, cx: &Context) -> Result<()> {
     keyring.lock_with_keychain(cx.paths(), &unlock, || fs::write_private(&cx.paths().settings_file(), settings.as_bytes()))?;
     call.out.say("The keyring opens with a key in the desktop's keychain. Nobody can recover it for you: keep a backup of your identity.");
     let cx = call.context()?;
-    call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.from_keychain(&cx)?)
+    call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.seen_with(&cx)?)
 }
 
 /// Where the key was in the keychain it is not needed there any more.
