@@ -291,7 +291,8 @@ pub fn record(cx: &Context, name: &Label, node: [u8; 32], verdict: &Verdict, dis
 
 /// The error for somebody who was to be handed something by a node that does not prove enough.
 pub fn refusal(name: &str, verdict: &Verdict, hint: String) -> Error {
-    let error = Error::new(Code::Refused, format!("`{name}` does not prove what is demanded of it; nothing was handed over"));
+    let error = Error::new(Code::Refused, format!("`{name}` does not prove what is demanded of it; nothing was handed over"))
+        .ruled("evidence", None);
     let error = verdict.faults.iter().fold(error, |error, fault| error.because(fault.to_string()));
     error.hint(hint)
 }

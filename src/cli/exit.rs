@@ -14,12 +14,17 @@ use crate::exit::try_::{self, News};
 use crate::exit::tunnel::{Change, MAX_CIRCUITS, State};
 use crate::exit::{accept, connect, health};
 use crate::ledger::Exit;
+use crate::token::blob::{BlobError, Type};
 use crate::token::{Chain, Invite};
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use zeroize::Zeroizing;
+
+/// Longest line that is sealed: an invite that was passed on three times has 600 characters.
+const MAX_SEALED: usize = 4096;
 
 /// Lend an exit to a friend, or use one that was lent to you
 #[derive(Subcommand)]
@@ -142,9 +147,26 @@ pub(super) fn run(call: &Call, command: ExitCommand) -> Result<u8> {
     Ok(0)
 }
 
-/// The invite in a text, however it was bent on the way.
-fn read(text: &blob::Text) -> Result<Invite> {
-    Ok(Invite::from_blob(&text.read()?)?)
+/// The invite in a text, however it was bent on the way; a sealed one is opened with the keyring here.
+fn read(call: &Call, text: &blob::Text) -> Result<Invite> {
+    Ok(Invite::from_blob(&unsealed(call, text)?)?)
+}
+
+/// The line in a text, out of its seal if it has one.
+fn unsealed(call: &Call, text: &blob::Text) -> Result<Zeroizing<String>> {
+    let text = text.read()?;
+    let Err(BlobError::WrongType { found: Type::Sealed, .. }) = Invite::from_blob(&text) else { return Ok(text) };
+    let sealed = crate::token::blob::read(Type::Sealed, &text)?;
+    let cx = call.context()?;
+    let keyring = cx.keyring().map_err(|error| {
+        Error::new(Code::Refused, "this invite is sealed to an identity, and there is none here")
+            .because(error.message())
+            .hint("open it where that identity is")
+    })?;
+    let opened = keyring.unseal(&sealed, MAX_SEALED)?;
+    std::str::from_utf8(&opened)
+        .map(|line| Zeroizing::new(line.to_owned()))
+        .map_err(|_| Error::new(Code::BadBlob, "what is sealed here is no invite").hint("ask for it again"))
 }
 
 /// News of a tunnel, as a program reads it.
@@ -254,7 +276,7 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
         return Err(Error::new(Code::Usage, format!("`{name}` is no invite"))
             .hint(format!("if it is an exit that you accepted: portdistrict exit connect {name}")));
     }
-    let invite = read(&args.blob)?;
+    let invite = read(call, &args.blob)?;
     // The node could not tell its owner from a thief who found the text.
     if let Some(exit) = accepted_here(call, &invite) {
         return Err(Error::new(
@@ -312,7 +334,7 @@ fn keep(call: &Call, args: &ConnectArgs) -> Result<()> {
         let request = connect::Request { port: args.port, circuits: usize::from(args.circuits), net };
         match args.what.as_label() {
             Some(name) => connect::connect(&cx, &cx.ledger().map_err(for_friends)?.exit(&name)?, &request, &news).await,
-            None => connect::accept_and_connect(&cx, &read(&args.what)?, &request, &news).await,
+            None => connect::accept_and_connect(&cx, &read(call, &args.what)?, &request, &news).await,
         }
     })
     .map_err(closed)
@@ -386,7 +408,7 @@ impl View for Accepted {
 
 fn accept_invite(call: &Call, args: &AcceptArgs) -> Result<()> {
     let cx = call.context()?;
-    let text = args.blob.read()?;
+    let text = unsealed(call, &args.blob)?;
     let invite = match (Invite::from_blob(&text), Chain::from_blob(&text)) {
         (_, Ok(renewed)) => {
             let exit = accept::take_renewed(&cx, &renewed).map_err(for_friends)?;

@@ -6,8 +6,8 @@ use crate::error::{Error, Ruling};
 use crate::ledger::{Entry, Ledger};
 use crate::trust::Refusal;
 
-/// What each rule of a policy means; the longest path that fits counts.
-const POLICY: [(&str, &str); 13] = [
+/// What each rule means: those of a policy, by their path, and those that hold whatever the policy says.
+const RULES: [(&str, &str); 23] = [
     ("strict", "The policy is strict: what it does not name is refused."),
     ("signatures_required", "The policy takes nothing on trust: evidence must be verified, and images must be listed in it."),
     ("editors", "Only the devices that the policy lists may change it."),
@@ -21,6 +21,16 @@ const POLICY: [(&str, &str); 13] = [
     ("invite.bytes", "The policy limits how many bytes an invite may allow."),
     ("invite.per_day", "The policy limits how many invites are made a day (UTC)."),
     ("reach", "A rule of the policy says where friends may go; one that refuses wins over one that allows."),
+    ("peer-key-changed", "A name stands for one key until the old key signs for a new one, or the peer is forgotten."),
+    ("peer-revoked", "A peer that was revoked is believed nothing and given nothing."),
+    ("peer-succeeded", "A key that was replaced by a rotation counts no more."),
+    ("peer-unverified", "A peer is trusted only after words were compared, unless you say --unverified."),
+    ("peer-words", "The words of both sides must be the same."),
+    ("device-of-another-owner", "A device joins the identity whose code it answered, and no other."),
+    ("device-revoked", "A device that was revoked does not come back."),
+    ("device-code-used", "A code is good for one device."),
+    ("device-code-expired", "A code holds for ten minutes."),
+    ("evidence", "A machine gets nothing before it has proved what is demanded of it."),
 ];
 
 /// The explanation of a refusal; none where nobody ruled.
@@ -59,7 +69,7 @@ fn meaning(rule: &str) -> Option<String> {
         }
         return Some(format!("{sentence}."));
     }
-    POLICY.iter().find(|(path, _)| rule.split('[').next() == Some(*path)).map(|(_, meaning)| (*meaning).to_owned())
+    RULES.iter().find(|(path, _)| rule.split('[').next() == Some(*path)).map(|(_, meaning)| (*meaning).to_owned())
 }
 
 #[cfg(test)]
@@ -69,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_rule_has_words() {
-        for rule in POLICY.iter().map(|(path, _)| *path).chain(["reach[7]"]).chain(Refusal::ALL.iter().map(|refusal| refusal.as_str())) {
+        for rule in RULES.iter().map(|(path, _)| *path).chain(["reach[7]"]).chain(Refusal::ALL.iter().map(|refusal| refusal.as_str())) {
             assert!(meaning(rule).is_some_and(|words| words.ends_with('.')), "{rule}");
         }
         assert!(meaning("nonsense").is_none());

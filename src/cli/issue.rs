@@ -9,7 +9,8 @@ use crate::context::Context;
 use crate::encoding::{base64, from_hex_array};
 use crate::error::{Code, Error, Result};
 use crate::exit::invite::{self as request, Transports};
-use crate::ledger::MachineState;
+use crate::ledger::{MachineState, PeerState};
+use crate::token::blob::{self, Type};
 use crate::token::{Mode, Way};
 use clap::{ValueEnum, ValueHint};
 use serde::Serialize;
@@ -133,6 +134,9 @@ struct IssueArgs {
     /// image or launch measurement in hex
     #[arg(long, value_name = "image|HEX", value_hint = ValueHint::Other)]
     prove: Option<String>,
+    /// Seal it to this peer's key: nobody else can read it
+    #[arg(long, value_name = "PEER", add = complete::peers())]
+    to: Option<String>,
     /// Print a QR code too
     #[arg(long)]
     qr: bool,
@@ -206,6 +210,20 @@ fn node(cx: &Context, named: Option<Label>) -> Result<Label> {
     }
 }
 
+/// The key to which a peer's invite is sealed.
+fn sealing_key(cx: &Context, name: &str) -> Result<[u8; 32]> {
+    let peer = cx.ledger()?.peer(name)?;
+    if peer.state == PeerState::Revoked {
+        return Err(Error::new(Code::Refused, format!("peer `{}` was revoked", peer.name))
+            .ruled("peer-revoked", Some(peer.span.to_string()))
+            .hint(format!("portdistrict peer show {}", peer.name)));
+    }
+    peer.sealing.map(|key| key.0).ok_or_else(|| {
+        Error::new(Code::Precondition, format!("of peer `{}` only the key is known, and nothing can be sealed to that", peer.name))
+            .hint("ask for their line (portdistrict identity export), then: portdistrict peer add LINE")
+    })
+}
+
 fn make(call: &Call, args: IssueArgs, life: Duration, any_node: bool) -> Result<()> {
     let cx = call.context()?;
     let mode = Mode::from(args.mode);
@@ -233,7 +251,8 @@ fn make(call: &Call, args: IssueArgs, life: Duration, any_node: bool) -> Result<
     if request.restricted && cx.ledger()?.machine(&request.node)?.detail.contains_key(crate::owner::SEED) {
         call.out.say("This machine forgets discovery keys when it restarts; the friend then needs a new invite.");
     }
-    let made = call.block_on(request::invite(&cx, &request, args.dry_run))?;
+    let seal_to = args.to.as_deref().map(|name| sealing_key(&cx, name)).transpose()?;
+    let mut made = call.block_on(request::invite(&cx, &request, args.dry_run))?;
     if args.dry_run {
         let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
         return call.out.show(&super::machine::Steps { would: vec![would] });
@@ -247,6 +266,10 @@ fn make(call: &Call, args: IssueArgs, life: Duration, any_node: bool) -> Result<
     }
     if made.is_only_for_here() {
         call.out.say("Only somebody on this computer can use it; for others give --address HOST:PORT.");
+    }
+    if let Some(key) = &seal_to {
+        let sealed = crate::keyring::seal(key, made.blob.as_bytes())?;
+        (made.blob, made.qr) = (blob::encode(Type::Sealed, &sealed), blob::encode_for_qr(Type::Sealed, &sealed));
     }
     let drawn = if args.qr { Some(draw(&made.qr)?) } else { None };
     let how = match mode {

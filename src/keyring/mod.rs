@@ -150,6 +150,15 @@ impl Keyring {
         x25519_public(&self.identity.derive(Purpose::IdentityEcdh))
     }
 
+    /// Opens what was sealed to this identity, or to one that it took the place of; at most `limit` bytes.
+    pub fn unseal(&self, sealed: &[u8], limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+        let open_with = |seed: &Seed| open(&seed.derive(Purpose::IdentityEcdh), sealed, limit);
+        match open_with(&self.identity) {
+            Err(error) if error.code() == Code::Refused => self.retired.iter().map(open_with).find(Result::is_ok).unwrap_or(Err(error)),
+            done => done,
+        }
+    }
+
     /// Signs devices, grants and revocations.
     pub fn identity_key(&self) -> SigningKey {
         self.identity.signing_key(Purpose::IdentitySign)

@@ -112,6 +112,7 @@ pub fn examine(cx: &Context, text: &str) -> Result<Candidate> {
     let (answer, keyring, ledger) = (signed.answer().clone(), cx.keyring()?, cx.ledger()?);
     if answer.identity != keyring.identity_public() {
         return Err(Error::new(Code::Refused, "this answer is for another identity")
+            .ruled("device-of-another-owner", None)
             .because(format!("it wants to join {}, and you are {}", node_id(&answer.identity), keyring.node_id()))
             .hint("approve it where its code was made, or make a code here: portdistrict device add"));
     }
@@ -126,12 +127,14 @@ pub fn examine(cx: &Context, text: &str) -> Result<Candidate> {
     let known = ledger.devices()?.into_iter().find(|device| device.key.0 == answer.device);
     if known.as_ref().is_some_and(|device| device.revoked_at.is_some()) {
         return Err(Error::new(Code::Refused, format!("the device `{}` was revoked and cannot come back", answer.name))
+            .ruled("device-revoked", None)
             .hint("it needs new keys: an empty home, and a new code"));
     }
     let again = code.used_by == Some(B64(answer.device));
     match code.used_by {
         Some(other) if !again => {
             return Err(Error::new(Code::Refused, format!("this code was used already, by device {other}"))
+                .ruled("device-code-used", None)
                 .hint("a code is good for one device: portdistrict device add"));
         }
         None if cx.now() >= code.expires => return Err(expired()),
@@ -324,5 +327,7 @@ pub fn revoke(cx: &Context, device: &Device, reason: &str) -> Result<Device> {
 }
 
 fn expired() -> Error {
-    Error::new(Code::Refused, "this code has expired: it holds for ten minutes").hint("make a new one: portdistrict device add")
+    Error::new(Code::Refused, "this code has expired: it holds for ten minutes")
+        .ruled("device-code-expired", None)
+        .hint("make a new one: portdistrict device add")
 }

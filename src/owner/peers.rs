@@ -147,6 +147,7 @@ pub fn check_words(peer: &Peer, words: Words, said: &str) -> Result<()> {
     }
     Err(Error::new(Code::Refused, format!("these are not the words for `{}`; nothing was changed", peer.name))
         .because("a word was misheard, or one of you has another key of the other than he thinks")
+        .ruled("peer-words", Some(peer.span.to_string()))
         .hint(format!("compare all of them again: portdistrict peer show {}", peer.name)))
 }
 
@@ -165,6 +166,7 @@ pub fn trust(cx: &Context, peer: &Peer, unverified: bool) -> Result<Peer> {
     }
     if peer.state == PeerState::Seen && !unverified {
         return Err(Error::new(Code::Refused, format!("peer `{}` was not verified: nobody checked whose key it is", peer.name))
+            .ruled("peer-unverified", Some(peer.span.to_string()))
             .hint(format!("compare words first: portdistrict peer verify {}", peer.name)));
     }
     cx.record(&PeerTrusted { id: peer.id.clone(), unverified: peer.state == PeerState::Seen })?;
@@ -223,6 +225,7 @@ fn check_new(cx: &Context, key: &[u8; 32], id: &str) -> Result<()> {
     match cx.ledger()?.peer_successor(id)? {
         Some(new) => {
             Err(Error::new(Code::Refused, format!("the key {id} was replaced by {new}; whoever still shows it may have stolen it"))
+                .ruled("peer-succeeded", None)
                 .hint(format!("portdistrict peer show {new}")))
         }
         None => Ok(()),
@@ -242,6 +245,7 @@ fn refuse_other(cx: &Context, name: &Label, key: &[u8; 32]) -> Result<()> {
     Err(Error::new(Code::Refused, format!("peer `{name}` has another key; nothing was changed"))
         .because(format!("known: {}", known.id))
         .because(format!("found: {}", node_id(key)))
+        .ruled("peer-key-changed", Some(known.span.to_string()))
         .because("somebody else uses the name, or it lost its key and began anew: a rotation signed by the old key would have been taken")
         .hint(format!(
             "ask over another channel; if the new key is right: portdistrict peer forget {name}; if it is somebody else: --as NAME"
@@ -268,6 +272,7 @@ fn not_revoked(peer: &Peer) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Code::Refused, format!("peer `{}` was revoked; its key is not believed any more", peer.name))
+        .ruled("peer-revoked", Some(peer.span.to_string()))
         .hint(format!("if that was a mistake: portdistrict peer forget {}, then add it again", peer.name)))
 }
 

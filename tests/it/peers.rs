@@ -1,6 +1,8 @@
 //! `peer …` between homes: adding, comparing words, trusting, and what becomes of a record that was damaged.
 
 use super::home::{Home, Ran};
+use super::story::{Connected, Operator, try_curl};
+use super::web::{GREETING, Web};
 use std::time::{Duration, Instant};
 
 /// A home with an identity, and the line that it gives to others.
@@ -134,4 +136,40 @@ fn ten_thousand_peers_are_no_burden() {
         // Without optimisation, on a machine that does other things too.
         assert!(took < Duration::from_secs(5), "{what}: {took:?}");
     }
+}
+
+#[test]
+fn an_invite_sealed_to_a_peer_opens_for_that_peer_alone() {
+    let web = Web::start();
+    let operator = Operator::allowing(&web);
+    let (anna, eve) = (Home::new(), Home::new());
+    for home in [&anna, &eve] {
+        let _ = home.line("init").ok();
+    }
+    let line = anna.line("identity export --name anna").ok();
+    let _ = operator.home.run(["peer", "add", line.trim()]).ok();
+    let made = operator.home.line("exit invite --node home --for anna --to anna --json").json();
+    let sealed = made["invite"].as_str().unwrap();
+    assert!(sealed.starts_with("portdistrict-sealed1:"), "{sealed}");
+    // Whoever reads the chat learns nothing and opens nothing, with an identity or without.
+    for home in [&eve, &Home::new()] {
+        let ran = try_curl(home, sealed, &web.url("/"));
+        assert_eq!(ran.status, Some(4), "{ran}");
+        assert!(ran.stderr.contains("hint:"), "{ran}");
+    }
+    assert_eq!(try_curl(&anna, sealed, &web.url("/")).ok(), GREETING);
+    // Also after her own key was replaced; then it is hers like any other invite.
+    let _ = anna.line("identity rotate --yes").ok();
+    let _ = anna.run(["exit", "accept", sealed]).ok();
+    let out = Connected::start(&anna, "home").curl("socks5h", &web.url("/")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), GREETING);
+
+    let stderr = operator.home.line("exit invite --node home --for bert --to nobody").fails(3);
+    assert!(stderr.contains("nobody"), "{stderr}");
+    let _ = operator.home.line("peer revoke anna --yes").ok();
+    let refused = operator.home.line("exit invite --node home --for anna --to anna --explain");
+    assert_eq!(refused.status, Some(4), "{refused}");
+    assert!(refused.stderr.contains("entry:") && refused.stderr.contains("peer.revoked"), "{refused}");
+    let granted = operator.home.line("ledger log --kind grant.issued --json").json();
+    assert_eq!(granted["entries"].as_array().unwrap().len(), 1);
 }

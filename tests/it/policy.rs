@@ -5,19 +5,6 @@ use super::story::{Operator, try_curl};
 use super::web::Web;
 use serde_json::Value;
 
-/// A home with one claimed machine.
-fn lender() -> Home {
-    let home = Home::new();
-    for line in ["init", "machine deploy --on local --label home --listen 127.0.0.1", "machine claim home"] {
-        let _ = home.line(line).ok();
-    }
-    home
-}
-
-fn gone(home: &Home) {
-    let _ = home.line("machine destroy home --yes").ok();
-}
-
 fn set(home: &Home, text: &str) {
     std::fs::write(home.work().join("policy.toml"), format!("version = 1\n{text}")).unwrap();
     let _ = home.line("policy set policy.toml --reason trial").ok();
@@ -33,14 +20,15 @@ fn entries(home: &Home, kind: &str) -> usize {
 
 #[test]
 fn what_a_policy_refuses_is_not_done_and_is_recorded_with_its_rule() {
-    let home = lender();
+    let operator = Operator::with(&[]);
+    let home = &operator.home;
     let free = home.line("policy check invite --mode many").ok();
     assert!(free.contains("there is no policy"), "{free}");
-    set(&home, "[deploy]\nproviders = ['qemu']\n[invite]\nmodes = ['once']\nper_day = 1\n");
+    set(home, "[deploy]\nproviders = ['qemu']\n[invite]\nmodes = ['once']\nper_day = 1\n");
 
     let refused = home.line("exit invite --node home --for anna --mode many");
     assert_eq!(refused.status, Some(4), "{refused}");
-    let span = json(&home, "policy show")["set"]["span"].as_str().unwrap().to_owned();
+    let span = json(home, "policy show")["set"]["span"].as_str().unwrap().to_owned();
     for said in ["invite.modes", &span, "portdistrict policy show"] {
         assert!(refused.stderr.contains(said), "{said}: {refused}");
     }
@@ -56,44 +44,44 @@ fn what_a_policy_refuses_is_not_done_and_is_recorded_with_its_rule() {
     assert!(second.stderr.contains("invite.per_day"), "{second}");
 
     let deploy = "machine deploy --on local --label attic --listen 127.0.0.1";
-    let before = entries(&home, "policy.refused");
+    let before = entries(home, "policy.refused");
     let looked = home.line(&format!("{deploy} --dry-run"));
-    assert_eq!((looked.status, entries(&home, "policy.refused")), (Some(4), before), "{looked}");
+    assert_eq!((looked.status, entries(home, "policy.refused")), (Some(4), before), "{looked}");
     let refused = home.line(deploy);
     assert_eq!(refused.status, Some(4), "{refused}");
-    assert_eq!(entries(&home, "policy.refused"), before + 1);
-    assert_eq!(entries(&home, "grant.issued"), 1);
-    assert_eq!(json(&home, "machine list")["machines"].as_array().unwrap().len(), 1);
+    assert_eq!(entries(home, "policy.refused"), before + 1);
+    assert_eq!(entries(home, "grant.issued"), 1);
+    assert_eq!(json(home, "machine list")["machines"].as_array().unwrap().len(), 1);
     let log = home.line("ledger verify");
     assert_eq!(log.status, Some(0), "{log}");
-    gone(&home);
 }
 
 #[test]
 fn a_machine_that_proves_too_little_is_not_claimed() {
-    let home = Home::new();
+    let operator = Operator { home: Home::new() };
+    let home = &operator.home;
     for line in ["init", "machine deploy --on local --label home --listen 127.0.0.1"] {
         let _ = home.line(line).ok();
     }
     for rules in ["[claim]\nrung = 'image-by-tpm'\n", "signatures_required = true\n"] {
-        set(&home, rules);
+        set(home, rules);
         let refused = home.line("machine claim home");
         assert_eq!(refused.status, Some(4), "{refused}");
         assert!(refused.stderr.contains("the policy refuses to claim `home`"), "{refused}");
-        assert_eq!(entries(&home, "machine.claimed"), 0);
+        assert_eq!(entries(home, "machine.claimed"), 0);
     }
     // Nothing was handed over: without the rule the same machine can still be claimed.
-    set(&home, "");
+    set(home, "");
     let _ = home.line("machine claim home").ok();
-    gone(&home);
 }
 
 #[test]
 fn why_names_the_entry_that_decides_and_diff_who_loses() {
-    let home = lender();
+    let operator = Operator::with(&[]);
+    let home = &operator.home;
     let _ = home.line("exit invite --node home --for anna").ok();
-    let granted = json(&home, "grant show anna")["span"].as_str().unwrap().to_owned();
-    let answer = json(&home, "policy why anna example.org:443");
+    let granted = json(home, "grant show anna")["span"].as_str().unwrap().to_owned();
+    let answer = json(home, "policy why anna example.org:443");
     assert_eq!((&answer["allowed"], &answer["spans"][0]), (&Value::Bool(true), &Value::String(granted)), "{answer}");
 
     std::fs::write(
@@ -101,29 +89,28 @@ fn why_names_the_entry_that_decides_and_diff_who_loses() {
         "version = 1\n[[reach]]\nwho = ['a*']\nto = ['*.example.org:443', 'example.org']\nallow = false\n",
     )
     .unwrap();
-    let before = entries(&home, "policy.*");
+    let before = entries(home, "policy.*");
     let diff = home.line("policy diff new.toml").ok();
     assert!(diff.contains("anna") && diff.contains("loses") && diff.contains("reach[0]"), "{diff}");
     assert_eq!(home.line("policy set new.toml --dry-run").ok(), diff);
-    assert_eq!(entries(&home, "policy.*"), before);
+    assert_eq!(entries(home, "policy.*"), before);
 
     let _ = home.line("policy set new.toml").ok();
-    let span = json(&home, "policy show")["set"]["span"].clone();
-    let answer = json(&home, "policy why anna example.org:443");
+    let span = json(home, "policy show")["set"]["span"].clone();
+    let answer = json(home, "policy why anna example.org:443");
     assert_eq!((&answer["allowed"], &answer["rule"], &answer["spans"][0]), (&Value::Bool(false), &"reach[0]".into(), &span), "{answer}");
     let refused = home.line("policy check reach anna example.org:443");
     assert_eq!(refused.status, Some(4), "{refused}");
 
     // Without that entry the answer is the other one; then the revocation is what decides.
-    set(&home, "");
-    assert_eq!(json(&home, "policy why anna example.org:443")["allowed"], true);
+    set(home, "");
+    assert_eq!(json(home, "policy why anna example.org:443")["allowed"], true);
     let _ = home.line("grant revoke anna --yes").ok();
-    let answer = json(&home, "policy why anna example.org:443");
-    let revoked = &json(&home, "ledger log --kind grant.revoked")["entries"][0]["id"];
+    let answer = json(home, "policy why anna example.org:443");
+    let revoked = &json(home, "ledger log --kind grant.revoked")["entries"][0]["id"];
     assert_eq!((&answer["allowed"], &answer["spans"][0]), (&Value::Bool(false), revoked), "{answer}");
     let nobody = home.line("policy why carl example.org:443").ok();
     assert!(nobody.contains("nothing was ever granted"), "{nobody}");
-    gone(&home);
 }
 
 #[test]
