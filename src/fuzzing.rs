@@ -13,7 +13,7 @@ use crate::attest::{Policy, eventlog};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
-use crate::ledger::Span;
+use crate::ledger::{Span, check_line};
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, LogsReply, Message,
@@ -49,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image_manifest", run: image_manifest },
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "launch_firmware", run: launch_firmware },
+    Target { name: "ledger_line", run: ledger_line },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "session_frames", run: session_frames },
@@ -254,6 +255,11 @@ pub fn session_messages(data: &[u8]) {
     same::<LogsReply>(data);
     same::<PolicyReply>(data);
     same::<Revoked>(data);
+}
+
+/// What is accepted is the one spelling.
+pub fn ledger_line(data: &[u8]) {
+    check_line(data);
 }
 
 /// What is accepted is the one spelling.

@@ -10,6 +10,7 @@ mod unlock;
 
 pub use file::Protection;
 pub use seed::{Purpose, Seed, x25519_public};
+pub(crate) use signature::message;
 pub use signature::{sign, verify};
 pub use unlock::{PassphraseFrom, Prompt, Terminal, Unlock};
 

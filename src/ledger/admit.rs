@@ -1,7 +1,8 @@
 //! What must hold at the moment a span is written, asked inside its transaction, so that of two processes one loses.
 
+use super::keys;
 use super::kinds::{self, Body};
-use super::span::B64;
+use super::span::{B64, Span};
 use crate::error::{Code, Error, Result};
 use rusqlite::Connection;
 use serde_json::{Map, Value};
@@ -59,6 +60,23 @@ fn first_span(author: &B64<32>, first: bool, body: &Map<String, Value>) -> Resul
 /// Whether the identity signed the device.
 pub(super) fn certified(body: &kinds::IdentityCreated) -> bool {
     crate::keyring::verify(&body.identity.0, crate::keyring::DEVICE, &body.device.0, &body.cert.0)
+}
+
+/// The device that a span revokes, and the number of its last span that counts.
+pub(super) fn revokes(span: &Span) -> Option<(B64<32>, u64)> {
+    if span.kind != "device.revoked" {
+        return None;
+    }
+    Some((span.body.get("device")?.as_str()?.parse().ok()?, span.body.get("last")?.as_u64()?))
+}
+
+/// The number of the last span of a device that counts, if it was revoked; the first revocation counts.
+pub(super) fn revoked(conn: &Connection, device: &B64<32>) -> rusqlite::Result<Option<u64>> {
+    let key = keys::digest(&format!("device/{device}"));
+    let sql = "SELECT bytes FROM keys JOIN spans USING (pos) WHERE key = ?1 AND kind = 'device.revoked'";
+    let found = conn.prepare_cached(sql)?.query_map([key], |row| row.get::<_, Vec<u8>>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let lasts = found.iter().filter_map(|bytes| revokes(&Span::decode(bytes).ok()?)).map(|(_, last)| last);
+    Ok(lasts.min())
 }
 
 /// The same exit may be accepted again (a new grant, a new address); another one needs another name.

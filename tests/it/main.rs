@@ -9,6 +9,7 @@ mod generated;
 mod guard;
 mod home;
 mod identity;
+mod ledger;
 mod luck;
 mod machine;
 mod ndpi;
