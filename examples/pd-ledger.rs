@@ -81,13 +81,13 @@ fn draft(n: usize, peers: usize) -> Result<Draft, Failed> {
             subject: B64([6; 32]),
             mode: "once".into(),
             not_before: 10,
-            expires: if n % 1000 == 0 { 4_000_000_000 } else { 20 },
+            expires: if n.is_multiple_of(1000) { 4_000_000_000 } else { 20 },
             limits: Default::default(),
             grant: Blob(vec![7; 180]),
         })?
     } else if n < peers + peers / 2 {
         Draft::of(&GrantRevoked { id, at: 30, reason: "it is over".into(), revocation: Some(Blob(vec![8; 100])) })?
-    } else if n % 3 == 0 {
+    } else if n.is_multiple_of(3) {
         Draft::of(&NodePinned { address: format!("10.0.{}.{}:443", n / 256 % 40, n % 256), node_key: B64([5; 32]) })?
     } else if n % 3 == 1 {
         Draft::of(&GrantReused { id, node: None, count: n as u64, last: n as u64 })?

@@ -360,23 +360,25 @@ impl<'c> Taker<'c> {
     /// A device that was revoked says nothing more that counts.
     fn not_revoked(&mut self, span: &Span) -> Result<()> {
         if let Some((device, last)) = admit::revokes(span) {
-            self.revoked.insert(device, Some(last));
+            let known = self.last_that_counts(device)?;
+            self.revoked.insert(device, Some(known.map_or(last, |known| known.min(last))));
         }
-        let last = match self.revoked.get(&span.author) {
-            Some(last) => *last,
-            None => {
-                let last = self.run(|tx| admit::revoked(tx, &span.author))?;
-                self.revoked.insert(span.author, last);
-                last
-            }
-        };
-        match last {
+        match self.last_that_counts(span.author)? {
             Some(last) if span.seq > last => Err(Error::new(
                 Code::Refused,
                 format!("device {} was revoked after its number {last}, and this is its number {}", span.author, span.seq),
             )),
             _ => Ok(()),
         }
+    }
+
+    fn last_that_counts(&mut self, device: B64<32>) -> Result<Option<u64>> {
+        if let Some(last) = self.revoked.get(&device) {
+            return Ok(*last);
+        }
+        let last = self.run(|tx| admit::revoked(tx, &device))?;
+        self.revoked.insert(device, last);
+        Ok(last)
     }
 
     fn run<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {

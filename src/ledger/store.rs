@@ -22,6 +22,9 @@ const STEPS: [&[usize]; 1] = [&[5, 6, 7, 8, 9]];
 /// How long one process waits for another's transaction; each takes milliseconds.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// Prepared statements that a connection keeps.
+pub(super) const STATEMENTS: usize = 128;
+
 /// Table and triggers that make the ledger; `ledger verify` compares them with what the file has.
 pub(super) const SCHEMA: [(&str, &str); 10] = [
     (
@@ -142,8 +145,14 @@ fn check_permissions(path: &Path) -> Result<()> {
 /// Per-connection settings.
 fn settle(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY)?;
+    // More than there are: an append uses about twenty.
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     // FULL: an acknowledged span survives power loss. Cell checks: a damaged page is an error, not a wrong answer.
-    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;")
+    // A cache and a log of 16 MiB: ids are random, so appending to a large ledger touches pages everywhere.
+    conn.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;
+         PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4096;",
+    )
 }
 
 /// Two processes that switch a new file to WAL at once get BUSY without the busy timeout being asked, hence the loop.
@@ -167,7 +176,10 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
     if version == SCHEMA_VERSION && project::is_current(conn).map_err(fail)? {
         return Ok(());
     }
-    if (1..SCHEMA_VERSION).contains(&version) {
+    // One process at a time: the next one finds the file brought forward already.
+    let older = |version: i32| (1..SCHEMA_VERSION).contains(&version);
+    let _lock = if older(version) { Some(fs::lock(&path.with_extension("lock"))?) } else { None };
+    if older(read_versions(conn, path)?.1) {
         back_up(conn, path, version)?;
     }
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(fail)?;

@@ -123,32 +123,24 @@ pub(super) fn in_full(conn: &Connection) -> Report {
 }
 
 fn examine(conn: &Connection, full: bool) -> (Report, Option<Checked>) {
-    let unreadable = |error| Report::default().breaks(None, None, format!("the file cannot be read as a database: {error}"));
-    // One read transaction, so that a process that appends meanwhile does not look like a contradiction.
-    let tx = match conn.unchecked_transaction() {
-        Ok(tx) => tx,
-        Err(error) => return (unreadable(error), None),
-    };
-    // Made anew beside the file, on disk if they are large.
-    let fresh = Connection::open("").and_then(|fresh| {
-        fresh.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
-        project::create(&fresh).map(|()| fresh)
-    });
-    let fresh = match fresh {
-        Ok(fresh) => fresh,
-        Err(error) => return (unreadable(error), None),
-    };
-    let known = remembered(&tx);
-    let walk = match Walk::new(&tx, &fresh, known, full) {
-        Ok(walk) => walk,
-        Err(error) => return (unreadable(error), None),
-    };
-    let (report, checked, changed) = walk.over();
-    if changed && !full {
+    match walk(conn, full) {
         // What was checked is not what is there now: nothing of it counts any more.
-        return examine(conn, true);
+        Ok((_, _, true)) if !full => examine(conn, true),
+        Ok((report, checked, _)) => (report, Some(checked)),
+        Err(error) => (Report::default().breaks(None, None, format!("the file cannot be read as a database: {error}")), None),
     }
-    (report, checked)
+}
+
+/// One walk over everything: what was found, what to remember, and whether what was remembered has changed.
+fn walk(conn: &Connection, full: bool) -> rusqlite::Result<(Report, Checked, bool)> {
+    // One read transaction, so that a process that appends meanwhile does not look like a contradiction.
+    let tx = conn.unchecked_transaction()?;
+    // Made anew beside the file, on disk if they are large.
+    let fresh = Connection::open("")?;
+    fresh.set_prepared_statement_cache_capacity(store::STATEMENTS);
+    fresh.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
+    project::create(&fresh)?;
+    Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over())
 }
 
 /// One row of `spans` as it was read.
@@ -192,7 +184,7 @@ impl<'c> Walk<'c> {
     }
 
     /// Walks over everything: what was found, what to remember, and whether what was remembered has changed.
-    fn over(mut self) -> (Report, Option<Checked>, bool) {
+    fn over(mut self) -> (Report, Checked, bool) {
         let mut report = Report { schema: schema_changes(self.conn), ..Report::default() };
         if let Err(broken) = self.everything(&mut report) {
             report.broken = Some(broken);
@@ -204,7 +196,7 @@ impl<'c> Walk<'c> {
         let changed = self.changed || self.known.is_some_and(|known| known.pos > self.last && report.broken.is_none());
         let digest = *self.digest.finalize().as_bytes();
         let at_ms = i64::try_from(time::now_ms()).unwrap_or(i64::MAX);
-        (report, Some(Checked { pos: self.last, digest, at_ms }), changed)
+        (report, Checked { pos: self.last, digest, at_ms }, changed)
     }
 
     fn everything(&mut self, report: &mut Report) -> Result<(), Broken> {

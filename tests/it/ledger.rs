@@ -88,7 +88,7 @@ fn an_export_can_be_sealed() {
     }
     // The other implementation of age opens ours, and ours opens the other's.
     let script = "umask 077; age-keygen -o key.txt 2> /dev/null; to=$(age-keygen -y key.txt); \
-                  portdistrict ledger export --age $to --out ours.age -q; age -d -i key.txt ours.age > opened.jsonl; \
+                  portdistrict ledger export --age $to --out ours.age > /dev/null; age -d -i key.txt ours.age > opened.jsonl; \
                   age -r $to -o theirs.age opened.jsonl; portdistrict ledger import theirs.age --age-key key.txt --json";
     assert_eq!(Ran::of(home.shell(script)).json()["known"], 5);
 }
