@@ -158,7 +158,7 @@ fn rebuild(file: &Path) -> Result<serde_json::Value, Failed> {
 
 /// Microseconds of one durable append, of one bare insert, and of a signature; in turns, so that the disk is the same for both.
 fn single(folder: &Path) -> Result<serde_json::Value, Failed> {
-    let keyring = Keyring { identity: portdistrict::keyring::Seed::random()?, device: portdistrict::keyring::Seed::random()? };
+    let keyring = Keyring::of(portdistrict::keyring::Seed::random()?, portdistrict::keyring::Seed::random()?);
     let file: PathBuf = folder.join("ledger.db");
     let (ledger, key, conn) = (Ledger::open(&file)?, keyring.device_key(), bare(folder)?);
     ledger.record(

@@ -89,6 +89,11 @@ impl Context {
     /// The ledger comes first: a keyring without a ledger then always means that the ledger was lost, and is never taken
     /// for a new start, which would give this device a second chain.
     pub fn init(&self) -> Result<Init> {
+        self.begin(Keyring::random)
+    }
+
+    /// As [`Context::init`], with the keyring that `make` brings where there is none.
+    pub fn begin(&self, make: impl FnOnce() -> Result<Keyring>) -> Result<Init> {
         for folder in [&self.paths.config, &self.paths.data, &self.paths.state, &self.paths.cache] {
             fs::ensure_private_dir(folder)?;
         }
@@ -98,15 +103,17 @@ impl Context {
             return Err(self.lost_ledger());
         }
         let ledger = once(&self.ledger, || Ledger::open(&self.paths.ledger_file()))?;
-        let owner = ledger.identity()?;
+        let owner = ledger.current_identity()?;
         let keyring = if present {
             self.keyring()?
         } else if owner.is_some() {
             return Err(self.lost_keyring());
         } else {
-            once(&self.keyring, || Keyring::create(&self.paths, &self.unlock()?))?
+            once(&self.keyring, || make()?.store_first(&self.paths, &self.unlock()?))?
         };
-        if owner.is_some_and(|owner| owner.0 != keyring.identity_public()) {
+        // A rotation that was interrupted after it was recorded leaves the new seed waiting in the keyring.
+        let next = keyring.next.as_ref().map(Keyring::public_of);
+        if owner.is_some_and(|owner| owner.0 != keyring.identity_public() && Some(owner.0) != next) {
             return Err(Error::new(
                 Code::Precondition,
                 format!("keyring and ledger in {} belong to different identities", self.paths.home_in_use()),

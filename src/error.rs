@@ -102,6 +102,17 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    /// In a box: few errors have one, and every result would carry its size.
+    ruling: Option<Box<Ruling>>,
+}
+
+/// What made a refusal: a rule by its name, and the entry of the ledger that put it in force, where one is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// A path into the policy, or a code of `docs/protocol.md`.
+    pub rule: String,
+    /// The id of a span.
+    pub entry: Option<String>,
 }
 
 /// Shorthand for results of this crate.
@@ -110,7 +121,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with its code and one sentence that names the value in question.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { code, message: message.into(), causes: Vec::new(), hint: None }
+        Error { code, message: message.into(), causes: Vec::new(), hint: None, ruling: None }
     }
 
     /// Says what to do; a command to paste where there is one.
@@ -140,6 +151,18 @@ impl Error {
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.causes.push(reason.into());
         self
+    }
+
+    /// Names the rule that refused, and the entry of the ledger that put it in force.
+    #[must_use]
+    pub fn ruled(mut self, rule: impl Into<String>, entry: Option<String>) -> Self {
+        self.ruling = Some(Box::new(Ruling { rule: rule.into(), entry }));
+        self
+    }
+
+    /// What made it, if it is a refusal.
+    pub fn ruling(&self) -> Option<&Ruling> {
+        self.ruling.as_deref()
     }
 
     /// The stable code.

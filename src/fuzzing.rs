@@ -16,11 +16,15 @@ use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
-    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, LogsReply, Message,
-    Offer, PolicyReply, Revoked, Status, Turn,
+    Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
+    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
 };
 use crate::token::blob::{self, Type};
-use crate::token::{Invite, SignedGrant, SignedIdentity, SignedRevocation, base45};
+use crate::token::{
+    Caveat, Chain, Code, Invite, SecretIdentity, SignedAnswer, SignedGrant, SignedIdentity, SignedLease, SignedRevocation, SignedRotation,
+    SignedRules, Welcome, base45,
+};
+use crate::trust::{Destination, Pattern};
 
 /// One decoder under test.
 pub struct Target {
@@ -37,8 +41,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blob_read", run: blob_read },
     Target { name: "canonical_json", run: canonical_json },
     Target { name: "cbor_map", run: cbor_map },
+    Target { name: "caveat_decode", run: caveat_decode },
     Target { name: "certificate", run: certificate },
     Target { name: "debian_package", run: debian_package },
+    Target { name: "destination", run: destination },
+    Target { name: "device_blobs", run: device_blobs },
     Target { name: "efi_program", run: efi_program },
     Target { name: "event_log", run: event_log },
     Target { name: "evidence_container", run: evidence_container },
@@ -50,10 +57,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "launch_firmware", run: launch_firmware },
     Target { name: "ledger_line", run: ledger_line },
+    Target { name: "lease_decode", run: lease_decode },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
+    Target { name: "rules_decode", run: rules_decode },
+    Target { name: "rotation_decode", run: rotation_decode },
     Target { name: "session_frames", run: session_frames },
     Target { name: "session_messages", run: session_messages },
+    Target { name: "sev_guest_answers", run: sev_guest_answers },
     Target { name: "snp_report", run: snp_report },
     Target { name: "span_decode", run: span_decode },
     Target { name: "tpm_structures", run: tpm_structures },
@@ -94,6 +105,11 @@ pub fn evidence_container(data: &[u8]) {
     }
 }
 
+/// What the processor's firmware answers through the kernel.
+pub fn sev_guest_answers(data: &[u8]) {
+    crate::node::hardware::read_firmware_answers(data);
+}
+
 /// A report, and the certificates that come with one.
 pub fn snp_report(data: &[u8]) {
     let _ = Report::parse(data);
@@ -131,6 +147,28 @@ pub fn canonical_json(data: &[u8]) {
 pub fn debian_package(data: &[u8]) {
     if let Ok(package) = Deb::parse("a package", data) {
         let _ = package.extract(|_| true);
+    }
+}
+
+/// Codes, answers, welcomes and secrets, as text and as content. What is accepted is the one spelling.
+pub fn device_blobs(data: &[u8]) {
+    for text in as_text_and_content(Type::Code, data) {
+        if let Ok(code) = Code::from_blob(&text) {
+            assert!(Code::from_blob(&code.to_blob()).is_ok());
+        }
+    }
+    for text in as_text_and_content(Type::Answer, data) {
+        if let Ok(answer) = SignedAnswer::from_blob(&text) {
+            assert_eq!(SignedAnswer::from_blob(&answer.to_blob()), Ok(answer));
+        }
+    }
+    for text in as_text_and_content(Type::Secret, data) {
+        if let Ok(secret) = SecretIdentity::from_blob(&text) {
+            assert!(SecretIdentity::from_blob(&secret.to_blob()).is_ok());
+        }
+    }
+    if let Ok(welcome) = Welcome::decode(data) {
+        assert_eq!(*welcome.encode(), data);
     }
 }
 
@@ -194,6 +232,43 @@ pub fn grant_decode(data: &[u8]) {
     }
 }
 
+/// Rules that are read are written as the same bytes, and deciding by them ends.
+pub fn rules_decode(data: &[u8]) {
+    if let Ok(signed) = SignedRules::decode(data) {
+        assert_eq!(signed.encode(), data);
+        let to = Destination { name: Some("www.example.org".to_owned()), ip: None, port: 443 };
+        signed.rules().allow(&[[0; 8]], &to);
+    }
+}
+
+/// A grant that was passed on, or what was taken away from one, is written as the same bytes; its terms never widen.
+pub fn caveat_decode(data: &[u8]) {
+    if let Ok(caveat) = Caveat::decode(data) {
+        assert_eq!(caveat.encode(), data);
+    }
+    if let Ok(chain) = Chain::decode(data) {
+        assert_eq!(chain.encode(), data);
+        assert_eq!(chain.ids().last(), Some(&chain.id()));
+        let root = chain.root().grant();
+        assert!(chain.terms().is_none_or(|terms| terms.expires <= root.expires && terms.not_before >= root.not_before));
+    }
+}
+
+/// A destination that is read is shown and read back as itself.
+pub fn destination(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(rule) = text.parse::<Pattern>() {
+        assert!(rule.to_string().parse::<Pattern>().is_ok_and(|again| again == rule));
+    }
+}
+
+/// A lease statement that is read is written as the same bytes.
+pub fn lease_decode(data: &[u8]) {
+    if let Ok(signed) = SignedLease::decode(data) {
+        assert_eq!(signed.encode(), data);
+    }
+}
+
 /// A revocation that is read is written as the same bytes.
 pub fn revocation_decode(data: &[u8]) {
     if let Ok(signed) = SignedRevocation::decode(data) {
@@ -231,6 +306,14 @@ pub fn http_head(data: &[u8]) {
     crate::exit::proxy::read_http_head(data);
 }
 
+/// What is accepted is the one spelling.
+pub fn rotation_decode(data: &[u8]) {
+    if let Ok(signed) = SignedRotation::decode(data) {
+        assert_eq!(signed.encode(), data);
+        let _ = signed.verify();
+    }
+}
+
 /// A frame's plaintext, taken in by a session; what it counts stays in step with what it holds.
 pub fn session_frames(data: &[u8]) {
     crate::session::take_in_frames(data);
@@ -259,6 +342,9 @@ pub fn session_messages(data: &[u8]) {
     same::<LogsReply>(data);
     same::<PolicyReply>(data);
     same::<Revoked>(data);
+    same::<HolderRequest>(data);
+    same::<Renewed>(data);
+    same::<HistoryReply>(data);
 }
 
 /// What is accepted is the one spelling.
@@ -342,16 +428,29 @@ mod tests {
         seeds.push(ControlRequest::Status.encode());
         seeds.push(PolicyReply { allow: vec!["10.0.0.0/8".to_owned()] }.encode());
         seeds.push(Revoked { accepted: 2, closed: 1 }.encode());
+        seeds.push(Caveat::new("bert".parse().unwrap()).encode());
+        seeds.push(b"*.example.org:443".to_vec());
+        let identity = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+        seeds.push(crate::token::Lease { issuer: [0; 32], node: [2; 32], at: 1_800_000_000 }.sign(&identity).encode());
+        use crate::session::messages::{GrantDay, HistoryDay};
+        let day =
+            HistoryDay { day: 20_000, refusals: vec![("busy".to_owned(), 1)], grants: vec![GrantDay::default()], ..HistoryDay::default() };
+        seeds.push(HistoryReply { days: vec![day] }.encode());
         seeds.push(b"GET http://me:pw@web.example:8080/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nbody".to_vec());
         seeds.push(include_bytes!("attest/eventlog/testdata/plain.bin")[..4096].to_vec());
         seeds.push(include_bytes!("attest/snp/roots/ask-milan.der").to_vec());
         seeds.push(b"version = 1\ndemand = \"image-by-tpm\"\n[snp]\nvmpl = 1\n".to_vec());
-        seeds.push(Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None }.encode());
+        seeds.push(
+            Evidence { nonce: Nonce([1; 32]), app_digest: [2; 32], snp: None, tpm: None, seed: Some(crate::session::seed::Source::Owner) }
+                .encode(),
+        );
         seeds.push([&[2, 0, 0, 0][..], &[0; 1180]].concat());
         let (key, signature) = ("A".repeat(43), "A".repeat(86));
         seeds.push(format!("{{\"id\":\"{key}\",\"signature\":\"{signature}\",\"span\":{{\"v\":1}}}}").into_bytes());
         seeds.push(format!("{{\"author\":\"{key}\",\"id\":\"{key}\",\"seq\":1,\"signature\":\"{signature}\"}}").into_bytes());
         seeds.push(format!("{{\"blake3\":\"{key}\",\"count\":1}}").into_bytes());
+        seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
+        seeds.push([&[0; 32][..], &[9; 32]].concat());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod machine;
 pub mod node;
 pub mod owner;
+pub mod policy;
 pub mod progress;
 pub mod proof;
 pub mod resolve;

@@ -1,5 +1,7 @@
 //! The program: everything is in the library, so that tests and other programs can call it.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ use crate::config::{Label, fs};
 use crate::context::Context;
 use crate::encoding::{from_hex_array, hex};
 use crate::error::{Code, Error, Result};
-use crate::image::Manifest;
+use crate::image::{Covers, Manifest};
 use crate::ledger::B64;
 use crate::ledger::kinds::EvidenceJudged;
 use crate::session::Session;
@@ -128,13 +128,16 @@ impl Terms {
         self.snp_certificates = Some(certificates);
     }
 
-    /// This image is a right one, under every launch measurement that its description lists.
+    /// This image is a right one, under every launch measurement that its description lists; some of them speak of the firmware alone.
     pub fn want_image(&mut self, image: &Manifest) -> Result<()> {
         let bad = || Error::new(Code::Usage, "the description of the image has a digest that is none").hint("build the image again");
         self.wanted.push(Wanted::Image(Box::new(expected(image).ok_or_else(bad)?)));
         for launch in &image.launch {
-            // They cover the firmware alone, whatever image was booted by it.
-            self.wanted.push(Wanted::FirmwareMeasurement(from_hex_array(&launch.digest).ok_or_else(bad)?));
+            let digest = from_hex_array(&launch.digest).ok_or_else(bad)?;
+            self.wanted.push(match launch.covers {
+                Covers::Firmware => Wanted::FirmwareMeasurement(digest),
+                Covers::Image => Wanted::ImageMeasurement(digest),
+            });
         }
         Ok(())
     }

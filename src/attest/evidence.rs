@@ -2,19 +2,22 @@
 
 use crate::encoding::cbor::{CborError, Map};
 use crate::session::messages::MAX_EVIDENCE;
+use crate::session::seed::Source;
 use sha2::{Digest, Sha256, Sha512};
 use std::collections::BTreeMap;
 
 /// Largest event log that travels; UEFI machines write 10 to 30 KiB.
 pub const MAX_EVENT_LOG: usize = 32 * 1024;
 /// Largest certificate table (AMD 56421, section 4.1.8): ARK, ASK and VCEK take 5 KiB.
-const MAX_CERTIFICATES: usize = 12 * 1024;
+pub const MAX_CERTIFICATES: usize = 12 * 1024;
 /// Largest structure that a TPM makes of a key, a quote or a signature.
 const MAX_TPM: usize = 2048;
 /// Largest certificate of a TPM.
 const MAX_TPM_CERTIFICATE: usize = 4096;
 /// Registers of a TPM's bank.
 const REGISTERS: u64 = 24;
+/// Longest name of a seed's source.
+const MAX_SOURCE: usize = 16;
 /// Version of the encoding.
 const VERSION: u64 = 1;
 
@@ -46,6 +49,8 @@ pub struct Subject {
     pub app_digest: [u8; 32],
     /// The question.
     pub nonce: Nonce,
+    /// Where the key comes from, if it says so.
+    pub seed: Option<Source>,
 }
 
 impl Subject {
@@ -55,6 +60,10 @@ impl Subject {
         for part in [&self.node[..], &self.app_digest, &self.nonce.0] {
             hasher.update(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
             hasher.update(part);
+        }
+        if let Some(seed) = self.seed {
+            hasher.update([0, 0, 0, u8::try_from(seed.as_str().len()).unwrap_or(u8::MAX)]);
+            hasher.update(seed.as_str());
         }
         hasher.finalize().into()
     }
@@ -106,6 +115,8 @@ pub struct Evidence {
     pub snp: Option<SnpEvidence>,
     /// The TPM's word.
     pub tpm: Option<TpmEvidence>,
+    /// Where the node's seed comes from, by the word of the program that was measured.
+    pub seed: Option<Source>,
 }
 
 impl Evidence {
@@ -127,6 +138,7 @@ impl Evidence {
             .with(2, self.app_digest)
             .with_some(3, self.snp.as_ref().map(SnpEvidence::to_map))
             .with_some(4, self.tpm.as_ref().map(TpmEvidence::to_map))
+            .with_some(5, self.seed.map(Source::as_str))
             .encode()
     }
 
@@ -141,6 +153,7 @@ impl Evidence {
             app_digest: map.array(2)?,
             snp: map.opt_map(3)?.map(SnpEvidence::from_map).transpose()?,
             tpm: map.opt_map(4)?.map(TpmEvidence::from_map).transpose()?,
+            seed: map.opt_text(5, MAX_SOURCE)?.map(|name| name.parse().map_err(|_| CborError::Field(5))).transpose()?,
         };
         map.finish()?;
         Ok(evidence)
@@ -212,6 +225,7 @@ pub(crate) mod tests {
             nonce: Nonce([7; 32]),
             app_digest: [8; 32],
             snp: Some(SnpEvidence { report: vec![1; 1184], certificates: vec![2; 6 * 1024] }),
+            seed: Some(Source::Measured),
             tpm: Some(TpmEvidence {
                 attest: vec![3; 256],
                 signature: vec![4; 264],
@@ -232,6 +246,7 @@ pub(crate) mod tests {
             Evidence { snp: None, ..whole.clone() },
             Evidence { tpm: None, ..whole.clone() },
             Evidence { snp: None, tpm: None, ..whole.clone() },
+            Evidence { seed: None, ..whole.clone() },
             whole,
         ] {
             let bytes = evidence.encode();
@@ -244,8 +259,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_subject_has_data_of_its_own_in_each_part() {
-        let subject = Subject { node: [1; 32], app_digest: [2; 32], nonce: Nonce([3; 32]) };
+        let subject = Subject { node: [1; 32], app_digest: [2; 32], nonce: Nonce([3; 32]), seed: None };
         let others = [
+            Subject { seed: Some(Source::Owner), ..subject },
+            Subject { seed: Some(Source::Sealed), ..subject },
             Subject { node: [9; 32], ..subject },
             Subject { app_digest: [9; 32], ..subject },
             Subject { nonce: Nonce([9; 32]), ..subject },
@@ -262,6 +279,8 @@ pub(crate) mod tests {
             plain.extend(part);
         }
         assert_eq!(subject.report_data()[..], Sha512::digest(&plain)[..]);
+        plain.extend(b"\0\0\0\x06sealed");
+        assert_eq!(Subject { seed: Some(Source::Sealed), ..subject }.report_data()[..], Sha512::digest(&plain)[..]);
     }
 
     #[test]

@@ -205,12 +205,20 @@ impl Work<'_> {
             return self.fault(Fault::new(Reason::NoEvidence, "the node's hardware signed nothing"));
         }
         self.question(evidence);
-        let subject = self.case.asked.node().map(|node| Subject { node, app_digest: evidence.app_digest, nonce: evidence.nonce });
+        let subject = self.case.asked.node().map(|node| Subject {
+            node,
+            app_digest: evidence.app_digest,
+            nonce: evidence.nonce,
+            seed: evidence.seed,
+        });
         if let Some(snp) = &evidence.snp {
             self.snp(snp, subject.as_ref());
         }
         if let Some(tpm) = &evidence.tpm {
             self.tpm(tpm, subject.as_ref());
+        }
+        if let Some(seed) = evidence.seed.filter(|_| subject.is_some() && self.top >= Rung::GenuineChip) {
+            self.note("its key comes from", format!("{seed}: known to {}", seed.known_to()));
         }
     }
 

@@ -3,8 +3,8 @@
 use crate::config::Paths;
 use crate::ledger::Ledger;
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
-use std::ffi::OsString;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Answers and exits if a shell asks (variable `COMPLETE`); costs one look at the environment otherwise.
@@ -20,7 +20,7 @@ pub(super) fn machines() -> ArgValueCandidates {
     })
 }
 
-/// The friends who hold grants, each once.
+/// The friends who hold grants, each once, and those to whom grants were passed on.
 pub(super) fn grants() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let mut rows = ledger().and_then(|ledger| ledger.grants().ok()).unwrap_or_default();
@@ -28,7 +28,10 @@ pub(super) fn grants() -> ArgValueCandidates {
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         rows.dedup_by(|a, b| a.name == b.name);
         let node = |grant: &crate::ledger::GrantRow| grant.node.as_ref().map_or_else(|| "any machine".to_owned(), ToString::to_string);
-        rows.iter().map(|grant| candidate(grant.name.as_str(), node(grant))).collect()
+        let mut passed_on = ledger().and_then(|ledger| ledger.passed_on().ok()).unwrap_or_default();
+        passed_on.retain(|one| one.revoked.is_none() && rows.iter().all(|grant| grant.name != one.name));
+        let passed_on = passed_on.iter().map(|one| candidate(one.name.as_str(), "passed on".to_owned()));
+        rows.iter().map(|grant| candidate(grant.name.as_str(), node(grant))).chain(passed_on).collect()
     })
 }
 
@@ -37,6 +40,24 @@ pub(super) fn exits() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let rows = ledger().and_then(|ledger| ledger.exits().ok()).unwrap_or_default();
         rows.into_iter().map(|exit| candidate(exit.name.as_str(), exit.addresses.join(", "))).collect()
+    })
+}
+
+/// The owner's devices that were not revoked.
+pub(super) fn devices() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let rows = ledger().and_then(|ledger| ledger.devices().ok()).unwrap_or_default();
+        let live = rows.into_iter().filter(|device| device.revoked_at.is_none());
+        live.filter_map(|device| Some(candidate(device.name?.as_str(), device.key.to_string()))).collect()
+    })
+}
+
+/// The peers whose names begin with what was typed; of ten thousand the others are not even read.
+pub(super) fn peers() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let Some(typed) = typed.to_str() else { return Vec::new() };
+        let rows = ledger().and_then(|ledger| ledger.peer_names(typed).ok()).unwrap_or_default();
+        rows.into_iter().map(|(name, state)| candidate(&name, state)).collect()
     })
 }
 

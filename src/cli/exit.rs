@@ -4,137 +4,33 @@ use super::Call;
 use super::attest::Judged;
 use super::blob;
 use super::complete;
+use super::issue;
 use super::output::{Look, View, fields, table, when};
 use crate::attest::Rung;
-use crate::config::{Label, parse_bytes, parse_rate, time};
-use crate::encoding::{base64, from_hex_array, node_id};
+use crate::config::{Label, time};
+use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
-use crate::exit::invite::Transports;
 use crate::exit::try_::{self, News};
 use crate::exit::tunnel::{Change, MAX_CIRCUITS, State};
-use crate::exit::{accept, connect, health, invite};
+use crate::exit::{accept, connect, health};
 use crate::ledger::Exit;
-use crate::token::{Invite, Limits, Mode, SignedGrant};
-use clap::{Subcommand, ValueEnum, ValueHint};
+use crate::token::{Chain, Invite};
+use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Lend an exit to a friend, or use one that was lent to you
 #[derive(Subcommand)]
 pub(super) enum ExitCommand {
-    Invite(InviteArgs),
+    Invite(issue::InviteArgs),
     Try(TryArgs),
     Connect(ConnectArgs),
     Accept(AcceptArgs),
     List(ListArgs),
     Show(ShowArgs),
     Forget(ForgetArgs),
-}
-
-/// How an invite may be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum ModeArg {
-    /// The first device that accepts it owns it; the text is dead for everyone else then
-    #[default]
-    Once,
-    /// For trying only; it cannot be accepted
-    Try,
-    /// Any number of devices may accept it
-    Many,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Mode {
-        match mode {
-            ModeArg::Once => Mode::Once,
-            ModeArg::Try => Mode::Try,
-            ModeArg::Many => Mode::Many,
-        }
-    }
-}
-
-/// By which ways a friend may come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum TransportArg {
-    /// TCP to the machine's address
-    Direct,
-    /// Its onion service
-    Tor,
-    /// TCP, and the onion service where that fails
-    #[value(name = "direct,tor")]
-    DirectAndTor,
-}
-
-impl From<TransportArg> for Transports {
-    fn from(arg: TransportArg) -> Transports {
-        match arg {
-            TransportArg::Direct => Transports::Direct,
-            TransportArg::Tor => Transports::Tor,
-            TransportArg::DirectAndTor => Transports::DirectAndTor,
-        }
-    }
-}
-
-/// Make an invite that a friend can paste
-///
-/// It works once and lasts a day unless --mode and --lifetime say otherwise. Whoever has the text can use it until it is accepted,
-/// so send it by a way you trust. `grant revoke` takes it back.
-#[derive(clap::Args)]
-#[command(
-    after_long_help = "EXAMPLES:\n  Lend the exit `home` to anna for a day:\n    portdistrict exit invite --node home --for anna\n  \
-                             For a month, at most 10 GiB and 20 Mbit/s:\n    \
-                             portdistrict exit invite --node home --for bert --lifetime 30d --bytes 10G --rate 20M\n  \
-                             As a QR code for a phone:\n    portdistrict exit invite --node home --for carla --qr\n  \
-                             To an onion service that only invited friends can find:\n    \
-                             portdistrict exit invite --node tower --for dora --restricted"
-)]
-pub(super) struct InviteArgs {
-    /// Machine to lend
-    #[arg(long, value_name = "LABEL", add = complete::machines())]
-    node: Label,
-    /// Friend it is for, under the name you will know the grant by
-    #[arg(long = "for", value_name = "NAME", value_hint = ValueHint::Other)]
-    friend: Label,
-    /// How long it lasts
-    #[arg(long, value_name = "DURATION", value_parser = time::parse_duration, default_value = "24h", value_hint = ValueHint::Other)]
-    lifetime: Duration,
-    /// How it may be used
-    #[arg(long, value_enum, value_name = "MODE", default_value_t, hide_default_value = true)]
-    mode: ModeArg,
-    /// Most bytes in both directions together, as in 10G
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, value_hint = ValueHint::Other)]
-    bytes: Option<u64>,
-    /// Most bits a second in each direction, as in 20M
-    #[arg(long, value_name = "RATE", value_parser = parse_rate, value_hint = ValueHint::Other)]
-    rate: Option<u64>,
-    /// Most streams open at once
-    #[arg(long, value_name = "COUNT", value_hint = ValueHint::Other)]
-    streams: Option<u32>,
-    /// Destination it is narrowed to, as in 93.184.216.34:443; may be given several times
-    #[arg(long, value_name = "RULE", value_parser = super::machine::rule, value_hint = ValueHint::Other)]
-    egress: Vec<String>,
-    /// Where the friend reaches the machine, if that differs from what is recorded; may be given several times
-    #[arg(long, value_name = "HOST:PORT", value_parser = super::machine::address, value_hint = ValueHint::Hostname)]
-    address: Vec<String>,
-    /// Ways by which the friend may come: direct, tor, or direct,tor to try both; tor for an onion service unless given
-    #[arg(long, value_name = "WAYS", value_enum)]
-    transport: Option<TransportArg>,
-    /// Let only holders of a key find the onion service; the key is in the invite, and the machine learns it now
-    #[arg(long)]
-    restricted: bool,
-    /// What the machine must prove to the friend before anything passes: `image` for what it proved to you, or the digest of an
-    /// image or launch measurement in hex
-    #[arg(long, value_name = "image|HEX", value_hint = ValueHint::Other)]
-    prove: Option<String>,
-    /// Print a QR code too
-    #[arg(long)]
-    qr: bool,
-    /// Show what would be granted, and grant nothing
-    #[arg(long)]
-    dry_run: bool,
 }
 
 /// Use an invite right now, and leave nothing behind
@@ -194,7 +90,8 @@ fn circuits() -> clap::builder::RangedI64ValueParser<u8> {
 
 /// Accept an invite, so that this device owns it
 ///
-/// From then on the text is useless to anyone else. `exit forget` removes the exit from this device again.
+/// From then on the text is useless to anyone else. `exit forget` removes the exit from this device again. A grant that its owner
+/// signed again and exported is taken, too.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  From a file, under a name of your own:\n    portdistrict exit accept @invite.txt --as berlin")]
 pub(super) struct AcceptArgs {
@@ -235,7 +132,7 @@ pub(super) struct ForgetArgs {
 pub(super) fn run(call: &Call, command: ExitCommand) -> Result<u8> {
     match command {
         ExitCommand::Try(args) => return attempt(call, args),
-        ExitCommand::Invite(args) => make_invite(call, args),
+        ExitCommand::Invite(args) => issue::invite(call, args),
         ExitCommand::Connect(args) => keep(call, &args),
         ExitCommand::Accept(args) => accept_invite(call, &args),
         ExitCommand::List(_) => list(call),
@@ -248,105 +145,6 @@ pub(super) fn run(call: &Call, command: ExitCommand) -> Result<u8> {
 /// The invite in a text, however it was bent on the way.
 fn read(text: &blob::Text) -> Result<Invite> {
     Ok(Invite::from_blob(&text.read()?)?)
-}
-
-/// An invite that was made.
-#[derive(Serialize)]
-struct Made {
-    /// The line to paste.
-    invite: String,
-    /// Id of its grant.
-    grant: String,
-    #[serde(rename = "for")]
-    friend: Label,
-    node: Label,
-    mode: &'static str,
-    transport: &'static str,
-    expires: u64,
-    /// The text of the QR code.
-    qr: String,
-    #[serde(skip)]
-    drawn: Option<String>,
-}
-
-impl View for Made {
-    fn text(&self, _: &Look) -> String {
-        match &self.drawn {
-            Some(qr) => format!("{}\n\n{qr}", self.invite),
-            None => self.invite.clone(),
-        }
-    }
-}
-
-/// The code in half blocks, two modules a character; the smallest correction keeps it within 80 columns.
-fn draw(text: &str) -> Result<String> {
-    let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
-        .map_err(|e| Error::new(Code::Failed, "the invite does not fit a QR code").cause(e).hint("make it without --qr"))?;
-    // Terminals are dark: light modules are drawn, dark ones left away.
-    let (dark, light) = (qrcode::render::unicode::Dense1x2::Light, qrcode::render::unicode::Dense1x2::Dark);
-    Ok(code.render::<qrcode::render::unicode::Dense1x2>().dark_color(dark).light_color(light).build())
-}
-
-fn make_invite(call: &Call, args: InviteArgs) -> Result<()> {
-    let cx = call.context()?;
-    let mode = Mode::from(args.mode);
-    let limits = Limits { bytes: args.bytes, bits_per_second: args.rate, streams: args.streams };
-    let request = invite::Request {
-        node: args.node,
-        name: args.friend,
-        lifetime: args.lifetime,
-        mode,
-        limits,
-        egress: args.egress,
-        addresses: args.address,
-        transports: args.transport.map(Transports::from),
-        restricted: args.restricted,
-        evidence: args.prove.as_deref().map(evidence).transpose()?,
-    };
-    if request.restricted && cx.ledger()?.machine(&request.node)?.detail.contains_key(crate::owner::SEED) {
-        call.out.say("This machine forgets discovery keys when it restarts; the friend then needs a new invite.");
-    }
-    let made = call.block_on(invite::invite(&cx, &request, args.dry_run))?;
-    if args.dry_run {
-        let would = format!("grant {} the use of {} until {}, mode {mode}", request.name, request.node, time::absolute(made.expires));
-        return call.out.show(&super::machine::Steps { would: vec![would] });
-    }
-    let others = cx.ledger()?.grants_for(&request.name)?.into_iter().filter(|grant| grant.is_live(cx.now())).count();
-    if others > 1 {
-        call.out.say(format!(
-            "{} has {} valid invites now; `portdistrict grant list` shows them, and `grant revoke ID` takes back one.",
-            request.name, others
-        ));
-    }
-    if made.is_only_for_here() {
-        call.out.say("Only somebody on this computer can use it; for others give --address HOST:PORT.");
-    }
-    let drawn = if args.qr { Some(draw(&made.qr)?) } else { None };
-    let how = match mode {
-        Mode::Once => "the first device that accepts it owns it",
-        Mode::Try => "for trying only",
-        Mode::Many => "any number of devices may accept it",
-    };
-    call.out.say(format!(
-        "Invite for {}, {how}; it ends {}. Send this line by a way you trust:",
-        request.name,
-        when(made.expires, cx.now())
-    ));
-    call.out.fence();
-    call.out.show(&Made {
-        invite: made.blob,
-        grant: base64(&made.id),
-        friend: request.name.clone(),
-        node: request.node,
-        mode: mode.as_str(),
-        transport: made.transport.as_str(),
-        expires: made.expires,
-        qr: made.qr,
-        drawn,
-    })?;
-    call.out.fence();
-    call.out.say(format!("Take it back with: portdistrict grant revoke {}", request.name));
-    Ok(())
 }
 
 /// News of a tunnel, as a program reads it.
@@ -423,19 +221,6 @@ impl View for Event {
     }
 }
 
-/// What a friend may demand, as the owner names it.
-fn evidence(text: &str) -> Result<invite::Evidence> {
-    if text == "image" {
-        return Ok(invite::Evidence::Proved);
-    }
-    let image = from_hex_array::<32>(text).and_then(|digest| digest.first_chunk().copied());
-    let digest = image.or_else(|| from_hex_array::<48>(text).and_then(|digest| digest.first_chunk().copied()));
-    digest.map(invite::Evidence::Digest).ok_or_else(|| {
-        Error::new(Code::Usage, format!("{text:?} is neither `image` nor the digest of an image or a launch measurement"))
-            .hint("portdistrict exit invite … --prove image")
-    })
-}
-
 /// Where an exit was reached, and by which way.
 fn place(via: &str, address: &str) -> String {
     if via == "tor" { format!("{address}, over Tor") } else { address.to_owned() }
@@ -499,8 +284,8 @@ fn attempt(call: &Call, args: TryArgs) -> Result<u8> {
 /// The exit that this home has from the same invite, if any. Looking needs no key and makes nothing.
 fn accepted_here(call: &Call, invite: &Invite) -> Option<Exit> {
     let exits = call.context().ok()?.ledger_read_only().ok()?.exits().ok()?;
-    let id = invite.grant.grant().id;
-    exits.into_iter().find(|exit| SignedGrant::decode(&exit.signed).is_ok_and(|signed| signed.grant().id == id))
+    let id = invite.grant.id();
+    exits.into_iter().find(|exit| Chain::decode(&exit.signed).is_ok_and(|chain| chain.id() == id))
 }
 
 /// A friend without a home needs an invite, not `init`.
@@ -601,7 +386,15 @@ impl View for Accepted {
 
 fn accept_invite(call: &Call, args: &AcceptArgs) -> Result<()> {
     let cx = call.context()?;
-    let invite = read(&args.blob)?;
+    let text = args.blob.read()?;
+    let invite = match (Invite::from_blob(&text), Chain::from_blob(&text)) {
+        (_, Ok(renewed)) => {
+            let exit = accept::take_renewed(&cx, &renewed).map_err(for_friends)?;
+            call.out.say(format!("Exit {} has the newest revision of its grant.", exit.name));
+            return call.out.show(&Accepted::of(exit, call)?);
+        }
+        (invite, Err(_)) => invite?,
+    };
     let (tor, progress) = (call.tor(&cx)?, call.out.progress());
     let retry = |wait: u64, error: &Error| tell(call, &News::Retry { wait, error }, false);
     let net = accept::Net { tor: &tor, progress: &*progress, retry: &retry };
@@ -657,16 +450,4 @@ fn forget(call: &Call, name: &Label) -> Result<()> {
     call.out.confirm(&format!("Forget `{name}`? A new invite is needed to use it again."))?;
     accept::forget(&cx, name)?;
     call.out.show(&Forgotten { forgotten: name.clone() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_code_fits_80_columns() {
-        // 450 characters of a direct invite are at most 320 bytes, 480 characters in base45.
-        let drawn = draw(&"A".repeat(500)).unwrap();
-        assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
-    }
 }

@@ -1,15 +1,25 @@
 //! `init` and `identity …`: who one is, and what opens the keyring.
 
 use super::Call;
-use super::output::{Look, View, fields};
-use crate::config::Paths;
-use crate::context::Init;
+use super::output::{Look, View, count, fields};
+use super::sight::Checks;
+use crate::config::{Label, Paths, fs};
+use crate::context::{Context, Init};
 use crate::encoding::{base64, node_id};
 use crate::error::{Error, Result};
 use crate::keyring::{Keyring, Protection};
-use crate::token::{Identity, SignedIdentity};
+use crate::ledger::MachineState;
+use crate::machine;
+use crate::machine::attest::Demand;
+use crate::machine::check::Check;
+use crate::owner::identity::{certified, ledger_is_ours, other_devices, public_identity, rotations_hold, take_over};
+use crate::owner::rotate;
+use crate::progress::Progress;
+use crate::token::blob::{self, Type};
+use crate::token::{SecretIdentity, SignedIdentity};
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
+use zeroize::Zeroize;
 
 /// Create your identity, the keyring that holds it, and an empty ledger
 ///
@@ -28,7 +38,9 @@ pub(super) enum IdentityCommand {
     Lock(LockArgs),
     Unlock(UnlockArgs),
     Export(ExportArgs),
+    Import(ImportArgs),
     Verify(VerifyArgs),
+    Rotate(RotateArgs),
 }
 
 /// Show who you are
@@ -56,23 +68,70 @@ pub(super) struct UnlockArgs {}
 
 /// Print your public identity as one signed line
 ///
-/// It holds public keys only. Whoever gets it can check with `identity verify` that it was not changed on the way.
+/// It holds public keys only. Whoever gets it can check with `identity verify` that it was not changed on the way, and know you by it
+/// with `peer add`. With --secret it is the identity itself, for a backup: whoever has that line is you.
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  Send it to a friend:\n    portdistrict identity export --name anna > anna.txt")]
+#[command(after_long_help = "EXAMPLES:\n  Send it to a friend:\n    portdistrict identity export --name anna > me.txt\n  \
+                             A backup, for a safe:\n    umask 077 && portdistrict identity export --secret > secret.txt\n\nJSON:\n  id, blob, secret")]
 pub(super) struct ExportArgs {
+    /// Print the secret of your identity instead
+    #[arg(long, conflicts_with_all = ["name", "qr"])]
+    secret: bool,
+    /// Print a QR code too
+    #[arg(long)]
+    qr: bool,
     /// How you are called, for the one who gets it
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     name: Option<String>,
 }
 
-/// Check a signed identity and show whose it is
+/// Take over an identity from a backup, or a friend's identity as a peer
+///
+/// The secret of an identity is taken where there is no identity yet: this becomes one more device of it, with an empty record. A
+/// public identity is added as `peer add` does it.
 #[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  From a file, as it came out of a chat:\n    portdistrict identity export > anna.txt\n    \
-                             portdistrict identity verify @anna.txt\n  From a pipe:\n    portdistrict identity export | portdistrict identity verify -")]
-pub(super) struct VerifyArgs {
+#[command(
+    after_long_help = "EXAMPLES:\n  From the backup that `identity export --secret` made:\n    portdistrict identity export --secret > secret.txt\n    \
+                             portdistrict --home ./restored identity import @secret.txt\n  A friend who rotated his key:\n    \
+                             portdistrict identity import @anna.txt --as anna\n\nJSON:\n  the fields of `identity show` or of `peer add`"
+)]
+pub(super) struct ImportArgs {
     /// The line; `-` reads it from standard input, `@FILE` from a file
     #[arg(value_name = "BLOB", value_hint = ValueHint::Other)]
     blob: super::blob::Text,
+    /// Name for the peer here, instead of the one in the line
+    #[arg(long = "as", value_name = "NAME", value_hint = ValueHint::Other)]
+    name: Option<Label>,
+}
+
+/// Replace your identity key; what you have goes on under the new one
+///
+/// The old key signs for the new one. Your machines take the new owner as soon as they are reached, friends as soon as they import
+/// the line that is printed. What you granted under the old key ends on each machine when it learns of the new one. If it is
+/// interrupted, running it again goes on.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  See first what it would do:\n    portdistrict identity rotate --dry-run\n  A device was \
+                             stolen:\n    portdistrict identity rotate --yes\n\nJSON:\n  old, new (ids), blob, resumed, machines (machine, problem), devices, carried (grants that go on)")]
+pub(super) struct RotateArgs {
+    /// How you are called, in the line for friends
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
+    name: Option<String>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Check your own identity, or a signed one that you were sent
+///
+/// Without a line it checks that the keyring opens, that nobody else can read it, that the ledger belongs to it, and that this device
+/// is certified.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  From a file, as it came out of a chat:\n    portdistrict identity export > me.txt\n    \
+                             portdistrict identity verify @me.txt\n  From a pipe:\n    portdistrict identity export | portdistrict identity verify -\n  Your own:\n    portdistrict identity verify")]
+pub(super) struct VerifyArgs {
+    /// The line; `-` reads it from standard input, `@FILE` from a file
+    #[arg(value_name = "BLOB", value_hint = ValueHint::Other)]
+    blob: Option<super::blob::Text>,
 }
 
 /// Who one is.
@@ -82,8 +141,14 @@ pub(super) struct Who {
     pub(super) id: String,
     /// The Ed25519 identity key.
     key: String,
+    /// The X25519 key to which others seal what is for you.
+    sealing: String,
     /// The key of this device.
     device: String,
+    /// Ids of identities that this one took the place of, oldest first.
+    was: Vec<String>,
+    /// Whether a rotation was interrupted.
+    rotating: bool,
     /// `key-file` or `passphrase`.
     protection: &'static str,
     /// The folders in use, and why.
@@ -98,7 +163,10 @@ impl Who {
         Ok(Who {
             id: keyring.node_id(),
             key: base64(&keyring.identity_public()),
+            sealing: base64(&keyring.sealing_public()),
             device: base64(&keyring.device_public()),
+            was: keyring.retired.iter().map(|seed| node_id(&Keyring::public_of(seed))).collect(),
+            rotating: keyring.next.is_some(),
             protection: match Keyring::protection(paths)? {
                 Protection::KeyFile => "key-file",
                 Protection::Passphrase => "passphrase",
@@ -115,7 +183,10 @@ impl View for Who {
         fields(&[
             ("id", look.bold(&self.id)),
             ("key", self.key.clone()),
+            ("sealing key", self.sealing.clone()),
             ("device", self.device.clone()),
+            ("was", self.was.join(", ")),
+            ("rotation", if self.rotating { look.warn("interrupted; go on with: portdistrict identity rotate") } else { String::new() }),
             ("keyring", format!("opens {opened}")),
             ("home", self.home.clone()),
         ])
@@ -152,28 +223,163 @@ pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
             call.out.say(format!("The keyring opens with the key file {}.", unlock.key_file(cx.paths()).display()));
             call.out.show(&Who::of(&keyring, cx.paths(), false)?)
         }
-        IdentityCommand::Export(args) => {
-            let keyring = cx.keyring()?;
-            let identity = Identity {
-                identity: keyring.identity_public(),
-                ecdh: crate::keyring::x25519_public(&keyring.identity.derive(crate::keyring::Purpose::IdentityEcdh)),
-                name: args.name.clone(),
-                issued: cx.now(),
-            };
-            call.out.show(&Exported { id: keyring.node_id(), blob: identity.sign(&keyring.identity_key()).to_blob() })
-        }
-        IdentityCommand::Verify(args) => verify(call, &args.blob),
+        IdentityCommand::Export(args) => export(call, &cx, args),
+        IdentityCommand::Import(args) => import(call, &cx, args),
+        IdentityCommand::Verify(VerifyArgs { blob: Some(blob) }) => verify(call, blob),
+        IdentityCommand::Verify(VerifyArgs { blob: None }) => Checks::new(own_checks(&cx)).show(call),
+        IdentityCommand::Rotate(args) => rotate(call, &cx, args),
     }
 }
 
-/// The public identity as text.
+/// An identity as text: the public one, or its secret.
 #[derive(Serialize)]
 struct Exported {
     id: String,
     blob: String,
+    secret: bool,
+    #[serde(skip)]
+    drawn: Option<String>,
 }
 
 impl View for Exported {
+    fn text(&self, _: &Look) -> String {
+        match &self.drawn {
+            Some(qr) => format!("{}\n\n{qr}", self.blob),
+            None => self.blob.clone(),
+        }
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        self.blob.zeroize();
+    }
+}
+
+fn export(call: &Call, cx: &Context, args: &ExportArgs) -> Result<()> {
+    let keyring = cx.keyring()?;
+    let id = keyring.node_id();
+    if args.secret {
+        call.out.say("Whoever has this line is you. Keep it where you keep what opens your house.");
+        let blob = SecretIdentity::of(keyring).to_blob().to_string();
+        return call.out.show(&Exported { id, blob, secret: true, drawn: None });
+    }
+    let signed = public_identity(cx, args.name.as_deref())?;
+    let drawn = if args.qr { Some(super::issue::draw(&signed.to_qr())?) } else { None };
+    call.out.show(&Exported { id, blob: signed.to_blob(), secret: false, drawn })
+}
+
+fn import(call: &Call, cx: &Context, args: &ImportArgs) -> Result<()> {
+    let text = args.blob.read()?;
+    let (found, _) = blob::read_one_of(&[Type::Identity, Type::Secret], &text).map_err(Error::from)?;
+    if found == Type::Identity {
+        let signed = SignedIdentity::from_blob(&text).map_err(Error::from)?;
+        return super::peer::add(call, cx, &signed, args.name.as_ref());
+    }
+    let secret = SecretIdentity::from_blob(&text).map_err(Error::from)?;
+    let created = take_over(cx, secret)?;
+    call.out.say(if created { "This home has the identity now; its record begins here." } else { "This home has that identity already." });
+    call.out.show(&Who::of(cx.keyring()?, cx.paths(), created)?)
+}
+
+/// What concerns the identity among the things that a doctor looks at, more closely.
+fn own_checks(cx: &Context) -> Vec<Check> {
+    let paths = cx.paths();
+    let private = || {
+        fs::check_private_dir(&paths.data)?;
+        for file in [paths.keyring_file(), paths.ledger_file()] {
+            fs::check_private(&file)?;
+        }
+        match Keyring::protection(paths)? {
+            Protection::KeyFile => fs::check_private(&cx.unlock()?.key_file(paths)),
+            Protection::Passphrase => Ok(()),
+        }
+    };
+    let of =
+        |name: &str, result: Result<String>| result.map_or_else(|error| Check::failed(name, &error), |detail| Check::pass(name, detail));
+    let mut checks = vec![of("permissions", private().map(|()| "nobody else can read keyring and ledger".to_owned()))];
+    checks.push(of("keyring", cx.keyring().map(|keyring| format!("opens; you are {}", keyring.node_id()))));
+    if cx.keyring().is_ok() {
+        checks.push(of("ledger", ledger_is_ours(cx)));
+        checks.push(of("device", certified(cx)));
+        checks.push(of("rotations", rotations_hold(cx)));
+    }
+    checks
+}
+
+/// A command that leaves nothing half made, after whose end the context must be made anew.
+fn rotate(call: &Call, cx: &Context, args: &RotateArgs) -> Result<()> {
+    let ledger = cx.ledger()?;
+    let devices: Vec<String> = other_devices(cx)?;
+    let live = ledger.grants()?.iter().filter(|grant| grant.is_live(cx.now())).count();
+    if args.dry_run {
+        let mut would = vec!["make a new identity key, which the old one signs for, and certify your devices anew".to_owned()];
+        would.extend(ledger.machines()?.iter().map(|machine| format!("tell machine {} its new owner", machine.label)));
+        would.push(format!("sign {} anew", count(live, "grant")));
+        return call.out.show(&super::machine::Steps { would });
+    }
+    call.out.confirm("Replace your identity key?")?;
+    let unlock = cx.unlock()?.asked_once(cx.paths())?;
+    let rotated = rotate::rotate(&Context::new(cx.paths().clone(), unlock.clone()))?;
+    // The keyring that is open still holds the old one.
+    let cx = Context::new(cx.paths().clone(), unlock);
+    // Before the machines: each hears of its new owner and of what he grants in one visit.
+    let carried = crate::exit::grants::carry_over(&cx)?;
+    let machines = call.block_on(hand_over(&cx, &*call.out.progress()))?;
+    for told in machines.iter().filter(|told| told.problem.is_some()) {
+        call.out.warn(format!("{} was not reached; tell it later: portdistrict machine reconnect {}", told.machine, told.machine));
+    }
+    for device in &devices {
+        call.out.say(format!("Your device `{device}` needs the new key: portdistrict device welcome {device}"));
+    }
+    if carried > 0 {
+        call.out.say("What you granted goes on, signed by the new key; your friends need do nothing.");
+    }
+    call.out.say("Send this line to whoever knows you as a peer; the old key signs for the new one in it:");
+    call.out.fence();
+    call.out.show(&Rotation {
+        old: node_id(&rotated.old),
+        new: node_id(&rotated.new),
+        blob: public_identity(&cx, args.name.as_deref())?.to_blob(),
+        resumed: rotated.resumed,
+        machines,
+        devices,
+        carried,
+    })?;
+    call.out.fence();
+    Ok(())
+}
+
+/// Every claimed machine learns of its owner's new key, or says why not.
+async fn hand_over(cx: &Context, progress: &dyn Progress) -> Result<Vec<Told>> {
+    let mut all = Vec::new();
+    for machine in cx.ledger()?.machines()?.into_iter().filter(|machine| machine.state == MachineState::Claimed) {
+        let told = machine::reconnect(cx, &machine.label, &Demand::default(), progress).await;
+        all.push(Told { machine: machine.label, problem: told.err().map(|error| error.message().to_owned()) });
+    }
+    Ok(all)
+}
+
+/// A machine that knows its new owner, or why not.
+#[derive(Serialize)]
+struct Told {
+    machine: Label,
+    problem: Option<String>,
+}
+
+/// What a rotation did.
+#[derive(Serialize)]
+struct Rotation {
+    old: String,
+    new: String,
+    blob: String,
+    resumed: bool,
+    machines: Vec<Told>,
+    devices: Vec<String>,
+    carried: usize,
+}
+
+impl View for Rotation {
     fn text(&self, _: &Look) -> String {
         self.blob.clone()
     }

@@ -5,7 +5,7 @@ use super::output::{Look, View, fields};
 use crate::attest::launch::{Cpu, SNP_ACTIVE, Vmm};
 use crate::config::bytes;
 use crate::error::{Code, Error, Result};
-use crate::image::{Launch, Manifest, Role};
+use crate::image::{Covers, Launch, Manifest, Role};
 use crate::machine::build::{self, BuildOrder};
 use crate::machine::predict::{KernelFiles, PredictOrder, Prediction, predict};
 use clap::ValueHint;
@@ -133,19 +133,18 @@ pub(super) fn run_build(call: &Call, args: BuildArgs) -> Result<()> {
         stub: args.stub,
         program: args.program,
         epoch: epoch()?,
+        launch: args.launch.order()?,
     };
-    let prediction = args.launch.order()?;
     if args.dry_run {
         return call.out.show(&super::machine::Steps { would: build::describe(&order, args.verify.as_deref()) });
     }
-    let launch = prediction.map(|order| predict(&order)).transpose()?.map(|found| found.launch).unwrap_or_default();
     let (paths, progress, out) = (cx.paths().clone(), call.out.progress(), order.out.clone());
     if let Some(file) = args.verify {
-        cancellable(call, &out, move || build::verify(&paths, &file, &order, &launch, &*progress))?;
+        cancellable(call, &out, move || build::verify(&paths, &file, &order, &*progress))?;
         call.out.say("Byte for byte the same.");
         return Ok(());
     }
-    let built = cancellable(call, &out, move || build::build(&paths, &order, &launch, &*progress))?;
+    let built = cancellable(call, &out, move || build::build(&paths, &order, &*progress))?;
     call.out.say(format!("Next: portdistrict machine deploy --on qemu --image {} --label vm", crate::config::fs::shell_quote(&out)));
     call.out.show(&Made { file: built.file.display().to_string(), manifest: built.manifest })
 }
@@ -203,7 +202,9 @@ impl View for Made {
 /// A line for each launch measurement.
 fn launches(launch: &[Launch]) -> String {
     let of = |one: &Launch| {
-        format!("{} {} vcpus{}: {}\n", one.vmm, one.vcpus, one.cpu.as_ref().map(|cpu| format!(" {cpu}")).unwrap_or_default(), one.digest)
+        let cpu = one.cpu.as_ref().map(|cpu| format!(" {cpu}")).unwrap_or_default();
+        let covers = if one.covers == Covers::Image { " with its kernel" } else { "" };
+        format!("{} {} vcpus{cpu}{covers}: {}\n", one.vmm, one.vcpus, one.digest)
     };
     launch.iter().map(of).collect()
 }

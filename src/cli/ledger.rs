@@ -242,12 +242,12 @@ fn open(call: &Call) -> Result<Ledger> {
 
 /// One entry, as a line of the log.
 #[derive(Serialize)]
-struct Line {
-    pos: u64,
+pub(super) struct Line {
+    pub(super) pos: u64,
     id: String,
     /// Unix milliseconds by the author's clock.
-    ms: u64,
-    kind: String,
+    pub(super) ms: u64,
+    pub(super) kind: String,
     author: String,
     seq: u64,
     body: Map<String, Value>,
@@ -310,7 +310,7 @@ fn words<'a>(body: &'a Map<String, Value>, first: &[&'a str]) -> Vec<&'a str> {
 }
 
 impl Line {
-    fn of(entry: &Entry, ledger: &Ledger, audience: &Audience) -> Line {
+    pub(super) fn of(entry: &Entry, ledger: &Ledger, audience: &Audience) -> Line {
         // A later word about a grant carries its id only; a person knows it by the friend's name.
         let id = entry.span.body.get("id").and_then(|id| id.as_str()).filter(|_| entry.span.kind.starts_with("grant."));
         let friend = id.and_then(|id| ledger.grant(id).ok()).map(|grant| grant.name);
@@ -331,7 +331,7 @@ impl Line {
     }
 
     /// What it is about, in a few words.
-    fn subject(&self) -> String {
+    pub(super) fn subject(&self) -> String {
         let friend: Vec<&str> = self.friend.iter().map(Label::as_str).collect();
         words(&self.body, &friend).join(", ")
     }

@@ -3,7 +3,7 @@
 use super::Call;
 use super::complete;
 use super::output::{Look, View, clean, fields, table};
-use super::sight::{Checks, Sight};
+use super::sight::{Checks, Sight, seed_in_words};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
@@ -11,6 +11,7 @@ use crate::machine::{self, Accel, Kind, Order, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
 use crate::owner::metadata::OnFailure;
+use crate::session::seed::Source;
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 use serde_json::Value;
@@ -55,7 +56,9 @@ pub(super) enum MachineCommand {
                              Behind any router, as an onion service:\n    \
                              portdistrict machine deploy --on local --label tower --tor\n  \
                              A virtual machine, from the image that `machine build -o out` made:\n    \
-                             portdistrict machine deploy --on qemu --image out --label vm")]
+                             portdistrict machine deploy --on qemu --image out --label vm\n  \
+                             One that keeps its key to itself, in its TPM:\n    \
+                             portdistrict machine deploy --on qemu --image out --label vault --tpm --seed sealed")]
 pub(super) struct DeployArgs {
     /// Where to deploy
     #[arg(long, value_name = "PROVIDER", value_parser = providers())]
@@ -90,6 +93,10 @@ pub(super) struct DeployArgs {
     /// File with the seed of its keys and onion address, so that a later deploy can have the same ones; made if missing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     seed_file: Option<PathBuf>,
+    /// Where an image's seed comes from: you hand it over at each start, its TPM keeps it for this image, or its SEV-SNP processor
+    /// derives it from the measured launch; owner unless given
+    #[arg(long, value_name = "SOURCE", value_parser = clap::builder::PossibleValuesParser::new(Source::OF_IMAGES.map(Source::as_str)))]
+    seed: Option<String>,
     /// Keep it running with a systemd unit of this user
     #[arg(long)]
     systemd: bool,
@@ -306,6 +313,7 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         log_destinations: args.log_destinations,
         claim_by_anyone: args.claim_by_anyone,
         service: args.systemd,
+        source: args.seed.as_deref().map(str::parse).transpose()?,
         seed_file: args.seed_file,
         tor,
         vm: args.vm.plan(on)?,
@@ -388,7 +396,7 @@ impl View for Owned {
             ("machine", look.bold(&self.label)),
             ("node", self.node.clone()),
             ("version", clean(&self.version)),
-            ("seed", self.seed_source.clone()),
+            ("seed", seed_in_words(&self.seed_source)),
             ("attestation", self.attestation.clone()),
         ])
     }

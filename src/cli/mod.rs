@@ -8,20 +8,29 @@ mod blob;
 mod carry;
 mod complete;
 mod demo;
+mod device;
 mod doctor;
 mod exit;
+mod explain;
 mod generate;
 mod grant;
 mod identity;
 mod image;
+mod issue;
 mod ledger;
 mod machine;
 mod node;
 pub mod output;
+mod page;
+mod pass_on;
+mod peer;
+mod policy;
 mod progress;
+mod scope;
 mod sight;
 mod status;
 mod usage;
+mod watch;
 
 use crate::config::Paths;
 use crate::config::time::parse_duration;
@@ -89,6 +98,9 @@ struct Global {
     /// When to use colour
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_default_value = true)]
     color: Color,
+    /// After a refusal, say which rule made it and which entry of the ledger
+    #[arg(long, global = true)]
+    explain: bool,
     /// Answer questions with yes
     #[arg(long, short = 'y', global = true)]
     yes: bool,
@@ -118,11 +130,17 @@ enum Command {
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
     #[command(subcommand)]
+    Device(device::DeviceCommand),
+    #[command(subcommand)]
+    Peer(peer::PeerCommand),
+    #[command(subcommand)]
     Machine(machine::MachineCommand),
     #[command(subcommand)]
     Exit(exit::ExitCommand),
     #[command(subcommand)]
     Grant(grant::GrantCommand),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
     #[command(subcommand, hide = true)]
@@ -163,6 +181,11 @@ impl Call {
         self.block_on(async {
             tokio::select! { done = work => done, () = gone => Ok(()) }
         })
+    }
+
+    /// Why it was refused, for a person; programs find the same in the JSON of the error.
+    fn explain(&self, error: &Error) -> Option<String> {
+        if self.out.json() { None } else { explain::explain(error, self.paths().ok().as_ref(), &self.out.look_of_errors()) }
     }
 
     /// The folders in use.
@@ -245,7 +268,10 @@ pub fn main() -> ExitCode {
     let call = Call { out: Output::new(Choice { json, quiet, color, yes }), global: cli.global };
     logging(call.global.verbose, color, matches!(cli.command, Command::Node(_)));
     let done = run(&call, cli.command);
-    finish(&call.out, done)
+    let explained = done.as_ref().err().filter(|_| call.global.explain).and_then(|error| call.explain(error));
+    let code = finish(&call.out, done);
+    explained.into_iter().for_each(|text| output::note(&text));
+    code
 }
 
 /// The outcome as an exit status; an error is told first.
@@ -265,13 +291,16 @@ fn finish(out: &Output, done: Result<u8>) -> ExitCode {
 fn run(call: &Call, command: Command) -> Result<u8> {
     match command {
         Command::Init(_) => identity::init(call),
-        Command::Status(_) => status::run(call),
+        Command::Status(args) => status::run(call, &args),
         Command::Doctor(_) => doctor::run(call),
         Command::Demo(args) => demo::run(call, &args),
         Command::Exit(command) => return exit::run(call, command),
-        Command::Grant(command) => grant::run(call, &command),
+        Command::Grant(command) => grant::run(call, command),
         Command::Identity(command) => identity::run(call, &command),
+        Command::Device(command) => device::run(call, &command),
+        Command::Peer(command) => peer::run(call, &command),
         Command::Machine(command) => machine::run(call, command),
+        Command::Policy(command) => policy::run(call, &command),
         Command::Ledger(command) => ledger::run(call, &command),
         Command::Node(command) => node::run(call, &command),
         Command::Completions(args) => generate::completions(call, &args),

@@ -124,6 +124,11 @@ impl Output {
         self.choice.json
     }
 
+    /// How results are painted.
+    pub(super) fn look(&self) -> Look {
+        self.stdout
+    }
+
     /// Whether stdout takes colour.
     pub(super) fn colored(&self) -> bool {
         self.stdout.color
@@ -139,6 +144,12 @@ impl Output {
     pub fn item(&self, view: &impl View) -> Result<bool> {
         let text = if self.choice.json { document(view, false)? } else { ended(view.text(&self.stdout)) };
         self.write(text.as_bytes())?;
+        Ok(!self.gone.load(Ordering::Relaxed))
+    }
+
+    /// Writes one JSON document on one line, whether or not JSON was asked for. False once the reader has gone.
+    pub(super) fn json_line(&self, item: &impl Serialize) -> Result<bool> {
+        self.write(document(item, false)?.as_bytes())?;
         Ok(!self.gone.load(Ordering::Relaxed))
     }
 
@@ -245,6 +256,11 @@ impl Output {
         text
     }
 
+    /// How stderr is coloured.
+    pub(super) fn look_of_errors(&self) -> Look {
+        self.stderr
+    }
+
     /// Prints an error as `error:`, `cause:` and `hint:` lines, or as JSON, on stderr.
     pub fn error(&self, error: &Error) {
         note(&if self.choice.json { error_json(error) } else { self.error_text(error) });
@@ -260,6 +276,8 @@ fn error_json(error: &Error) -> String {
             "message": error.message(),
             "hint": error.hint_text(),
             "causes": error.causes(),
+            "rule": error.ruling().map(|ruling| &ruling.rule),
+            "entry": error.ruling().and_then(|ruling| ruling.entry.as_ref()),
         }
     });
     format!("{body}\n")

@@ -7,11 +7,13 @@ use crate::config::{Label, bytes, time};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
-use crate::ledger::{B64, GrantRow, MachineState, Proof};
+use crate::ledger::{B64, GrantRow, Machine, MachineState, Proof};
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
 use crate::session::messages::{GrantStatus, OnionState, OnionStatus, Status};
+use crate::session::seed::Source;
+use crate::token::Way;
 use serde::Serialize;
 
 /// A machine as recorded and as it is now.
@@ -19,7 +21,7 @@ use serde::Serialize;
 pub(super) struct Sight {
     pub(super) label: Label,
     pub(super) provider: String,
-    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`.
+    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`; `asking` while a watch waits for its first answer.
     pub(super) state: &'static str,
     pub(super) address: Option<String>,
     pub(super) addresses: Vec<String>,
@@ -59,7 +61,7 @@ pub(super) struct Live {
     /// Unix seconds.
     started: u64,
     pub(super) sessions: u64,
-    streams: u64,
+    pub(super) streams: u64,
     draining: bool,
     allow: Vec<String>,
     /// How its onion service is.
@@ -76,10 +78,20 @@ pub(super) struct Use {
     pub(super) name: Option<Label>,
     /// Devices it is bound to.
     devices: usize,
-    up: u64,
-    down: u64,
-    last_used: Option<u64>,
-    sessions: u64,
+    pub(super) up: u64,
+    pub(super) down: u64,
+    pub(super) last_used: Option<u64>,
+    /// By which way the last use came: `direct` or `tor`.
+    last_way: Option<&'static str>,
+    /// Bytes both ways today (UTC).
+    today: u64,
+    /// Bytes both ways on each day of the last 30 on which there were any, by day since 1970 (UTC).
+    days: Vec<(u64, u64)>,
+    /// The grant of which a friend made this one.
+    pub(super) parent: Option<String>,
+    /// The machine that says so.
+    machine: Option<Label>,
+    pub(super) sessions: u64,
     revoked: bool,
     /// Attempts from elsewhere after it was bound.
     pub(super) reuse: u64,
@@ -136,6 +148,13 @@ impl Sight {
         })
     }
 
+    /// A machine that was asked just now and has not answered yet.
+    pub(super) fn asking(cx: &Context, machine: Machine) -> Result<Sight> {
+        let live = Err(Error::new(Code::TimedOut, "it has not answered yet"));
+        let sight = Sight::of(cx, Seen { machine, power: Power::On, pid: None, live })?;
+        Ok(Sight { state: "asking", problem: None, ..sight })
+    }
+
     /// `2 sessions, 1.5 MiB`, or what keeps it from being used.
     pub(super) fn use_in_words(&self) -> String {
         match &self.live {
@@ -166,25 +185,41 @@ impl Live {
             draining: status.draining,
             allow: status.allow,
             onion: status.onion,
-            grants: status.grants.iter().map(|used| Use::of(used, grants)).collect(),
+            grants: status.grants.iter().map(|used| Use::of(used, grants, status.now)).collect(),
         }
     }
 }
 
 impl Use {
-    pub(super) fn of(used: &GrantStatus, grants: &[GrantRow]) -> Use {
+    pub(super) fn of(used: &GrantStatus, grants: &[GrantRow], now: u64) -> Use {
+        let known = grants.iter().find(|grant| grant.id.0 == used.id).map(|grant| grant.name.clone());
         Use {
             id: base64(&used.id),
-            name: grants.iter().find(|grant| grant.id.0 == used.id).map(|grant| grant.name.clone()),
+            name: known.or_else(|| used.name.as_ref()?.parse().ok()),
             devices: used.bound.len(),
             up: used.up,
             down: used.down,
             last_used: used.last_used,
+            last_way: used.last_way.map(Way::as_str),
+            today: used.days.iter().rfind(|(day, _)| *day == now / 86_400).map_or(0, |(_, bytes)| *bytes),
+            days: used.days.clone(),
+            parent: used.parent.map(|parent| base64(&parent)),
+            machine: None,
             sessions: used.sessions,
             revoked: used.revoked,
             reuse: used.reuse,
             last_reuse: used.last_reuse,
         }
+    }
+
+    /// The same, with the machine that says so.
+    pub(super) fn on(self, machine: Label) -> Use {
+        Use { machine: Some(machine), ..self }
+    }
+
+    /// Bytes both ways, in all and today.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.up.saturating_add(self.down), self.today)
     }
 
     /// What an owner must hear: `anna's link was tried again from elsewhere, 3 times`.
@@ -198,7 +233,8 @@ impl Use {
 
     /// `1.5 MiB up, 3 MiB down, 3 minutes ago, by 1 device`.
     pub(super) fn in_words(&self, now: u64) -> String {
-        let last = self.last_used.map_or_else(|| "never used".to_owned(), |at| format!("last {}", time::relative(at, now)));
+        let way = self.last_way.map(|way| if way == "tor" { " over Tor" } else { " directly" }).unwrap_or_default();
+        let last = self.last_used.map_or_else(|| "never used".to_owned(), |at| format!("last {}{way}", time::relative(at, now)));
         let devices =
             if self.devices == 0 { "not accepted yet".to_owned() } else { format!("accepted by {}", count(self.devices, "device")) };
         format!("{} up, {} down, {last}, {devices}", bytes(self.up), bytes(self.down))
@@ -224,7 +260,7 @@ impl Use {
 pub(super) fn hear(cx: &Context, seen: &[Seen]) {
     for one in seen {
         if let Ok(status) = &one.live {
-            let _ = crate::exit::grants::note_reuse(cx, &one.machine, status);
+            let _ = crate::exit::grants::note_news(cx, &one.machine, status);
         }
     }
 }
@@ -235,6 +271,15 @@ pub(super) fn times(n: u64) -> String {
         1 => "once".to_owned(),
         2 => "twice".to_owned(),
         n => format!("{n} times"),
+    }
+}
+
+/// Where a seed comes from, and what that says about who else can have it where that is not the owner.
+pub(super) fn seed_in_words(source: &str) -> String {
+    match source.parse::<Source>() {
+        Ok(known) if known.is_of_hardware() => format!("{known} (known to {})", known.known_to()),
+        Ok(known) => known.to_string(),
+        Err(_) => clean(source),
     }
 }
 
@@ -253,7 +298,7 @@ impl View for Sight {
             ("onion", self.onion.clone().unwrap_or_default()),
             ("node", self.node.clone().unwrap_or_default()),
             ("attestation", self.attestation.clone().unwrap_or_default()),
-            ("seed", self.seed_source.clone().unwrap_or_default()),
+            ("seed", self.seed_source.as_deref().map(seed_in_words).unwrap_or_default()),
             ("folder", self.folder.clone().unwrap_or_default()),
             ("process", self.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             ("deployed", when(self.deployed, self.now)),
@@ -375,10 +420,10 @@ mod tests {
     #[test]
     fn an_alarm_names_the_friend_and_how_often() {
         let used = GrantStatus { reuse: 3, ..GrantStatus::default() };
-        let mut seen = Use::of(&used, &[]);
+        let mut seen = Use::of(&used, &[], 0);
         seen.name = Some("anna".parse().unwrap());
         assert_eq!(seen.alarm().unwrap(), "anna's link was tried again from elsewhere, 3 times");
-        assert_eq!(Use::of(&GrantStatus::default(), &[]).alarm(), None);
+        assert_eq!(Use::of(&GrantStatus::default(), &[], 0).alarm(), None);
         assert_eq!(times(1), "once");
     }
 }

@@ -4,13 +4,17 @@ use super::Call;
 use super::identity::Who;
 use super::output::{Look, View, count, table, when};
 use super::sight::Sight;
+use super::{page, watch};
 use crate::config::{Label, time};
 use crate::context::Context;
 use crate::encoding::short;
 use crate::error::Result;
 use crate::ledger::{Exit, GrantRow};
 use crate::machine;
+use clap::ValueHint;
 use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// Grants and exits that end sooner than this are worth a word.
 const SOON: u64 = 2 * 60 * 60;
@@ -18,22 +22,42 @@ const SOON: u64 = 2 * 60 * 60;
 /// Show what you have, who uses it, and what needs attention
 #[derive(clap::Args)]
 #[command(
-    after_long_help = "EXAMPLES:\n  Everything on one screen:\n    portdistrict status\n  For a program:\n    portdistrict status --json"
+    after_long_help = "EXAMPLES:\n  Everything on one screen:\n    portdistrict status\n  For a program:\n    portdistrict status --json\n  \
+                       Live, until q or Ctrl-C:\n    portdistrict status --watch\n  Live, for a program, every five seconds:\n    \
+                       portdistrict status --watch --every 5s --json\n  The last 30 days, to look at in a browser:\n    \
+                       portdistrict status --html status.html --yes"
 )]
-pub(super) struct StatusArgs {}
+pub(super) struct StatusArgs {
+    /// Show it live until q or Ctrl-C; without a terminal, one JSON document a line
+    #[arg(long, conflicts_with = "html")]
+    watch: bool,
+    /// How often machines are asked, from 1s to 1h; 2s if it is not given
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = watch::parse_every, value_hint = ValueHint::Other)]
+    every: Option<Duration>,
+    /// Write the last 30 days as one page for a browser; - for stdout
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
+}
 
 /// Everything on one screen.
 #[derive(Serialize)]
 struct Status {
     identity: Who,
     machines: Vec<Sight>,
+    #[serde(flatten)]
+    survey: Survey,
+    #[serde(skip)]
+    now: u64,
+}
+
+/// What was lent and borrowed, and what to do.
+#[derive(Serialize)]
+pub(super) struct Survey {
     /// Invites that hold: neither revoked nor expired.
     grants: Vec<Lent>,
     /// Exits of others that can be used from here.
     exits: Vec<Borrowed>,
-    attention: Vec<Attention>,
-    #[serde(skip)]
-    now: u64,
+    pub(super) attention: Vec<Attention>,
 }
 
 /// An invite that holds.
@@ -59,9 +83,9 @@ struct Borrowed {
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Attention {
-    what: String,
-    command: String,
+pub(super) struct Attention {
+    pub(super) what: String,
+    pub(super) command: String,
 }
 
 impl Attention {
@@ -70,29 +94,35 @@ impl Attention {
     }
 }
 
-pub(super) fn run(call: &Call) -> Result<()> {
+pub(super) fn run(call: &Call, args: &StatusArgs) -> Result<()> {
+    if args.watch {
+        return watch::run(call, args.every.unwrap_or(watch::EVERY));
+    }
+    if let Some(file) = &args.html {
+        return page::run(call, file);
+    }
     let cx = call.context()?;
     let identity = Who::of(cx.keyring()?, cx.paths(), false)?;
     let seen = call.block_on(machine::look_at_all(&cx))?;
     super::sight::hear(&cx, &seen);
     let machines = seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<Vec<_>>>()?;
-    call.out.show(&gather(&cx, identity, machines)?)
+    call.out.show(&Status { identity, survey: survey(&cx, &machines)?, machines, now: cx.now() })
 }
 
-/// Puts together what was found.
-fn gather(cx: &Context, identity: Who, machines: Vec<Sight>) -> Result<Status> {
+/// What there is beside the machines, seen together with them.
+pub(super) fn survey(cx: &Context, machines: &[Sight]) -> Result<Survey> {
     let now = cx.now();
     let ledger = cx.ledger()?;
     // What was lent on a machine that is gone cannot be used any more.
     let usable = |grant: &&GrantRow| grant.node.as_ref().is_none_or(|node| machines.iter().any(|machine| machine.label == *node));
-    let grants: Vec<Lent> = ledger.live_grants(now)?.iter().filter(usable).map(|grant| Lent::of(grant, &machines)).collect();
+    let grants: Vec<Lent> = ledger.live_grants(now)?.iter().filter(usable).map(|grant| Lent::of(grant, machines)).collect();
     let exits: Vec<Borrowed> = ledger.exits()?.into_iter().map(|exit| Borrowed::of(exit, now)).collect();
-    let mut attention = attention(&machines, &grants, &exits, now);
+    let mut attention = attention(machines, &grants, &exits, now);
     for label in machine::leftovers(cx)? {
         let what = format!("files of a machine {label} were left by a deploy that was cut off");
         attention.insert(0, Attention::new(what, format!("portdistrict machine destroy {label} --yes")));
     }
-    Ok(Status { identity, machines, grants, exits, attention, now })
+    Ok(Survey { grants, exits, attention })
 }
 
 impl Lent {
@@ -132,7 +162,7 @@ fn attention(machines: &[Sight], grants: &[Lent], exits: &[Borrowed], now: u64) 
             "unclaimed" => {
                 found.push(Attention::new(format!("machine {label} waits for its owner"), format!("portdistrict machine claim {label}")))
             }
-            "running" => {}
+            "running" | "asking" => {}
             "degraded" => {
                 let onion = machine.live.as_ref().and_then(|live| live.onion.as_ref());
                 let why = onion.and_then(|onion| onion.reason.clone()).map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -179,17 +209,21 @@ impl View for Status {
             vec![g.name.to_string(), node, g.mode.clone(), when(g.expires, self.now), short(&g.id)]
         };
         part(
-            format!("{} lent", count(self.grants.len(), "exit")),
+            format!("{} lent", count(self.survey.grants.len(), "exit")),
             &["FRIEND", "MACHINE", "MODE", "ENDS", "GRANT"],
-            self.grants.iter().map(row).collect(),
+            self.survey.grants.iter().map(row).collect(),
         );
         let row = |e: &Borrowed| vec![e.name.to_string(), e.addresses.join(", "), when(e.expires, self.now)];
-        part(format!("{} borrowed", count(self.exits.len(), "exit")), &["NAME", "ADDRESS", "ENDS"], self.exits.iter().map(row).collect());
-        if self.attention.is_empty() {
+        part(
+            format!("{} borrowed", count(self.survey.exits.len(), "exit")),
+            &["NAME", "ADDRESS", "ENDS"],
+            self.survey.exits.iter().map(row).collect(),
+        );
+        if self.survey.attention.is_empty() {
             text += &format!("\n{}\n", look.good("Nothing needs attention."));
         } else {
             text += &format!("\n{}\n", look.warn("Needs attention"));
-            for item in &self.attention {
+            for item in &self.survey.attention {
                 text += &format!("{}\n  {}\n", item.what, look.dim(&item.command));
             }
         }

@@ -18,6 +18,11 @@ impl Label {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The nearest name to what a person calls something: `Anna M.` becomes `anna-m`. None if no letter or digit is left.
+    pub fn near(text: &str) -> Option<Label> {
+        suggestion(text).and_then(|text| text.parse().ok())
+    }
 }
 
 impl FromStr for Label {

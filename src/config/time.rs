@@ -89,6 +89,19 @@ fn absolute_in(ts: u64, zone: TimeZone) -> String {
     }
 }
 
+/// The time of day in the zone of this computer, `14:00:05`; the date, if it is not of the last 24 hours.
+pub fn clock(ts: u64, now: u64) -> String {
+    let stamp = i64::try_from(ts).ok().and_then(|s| Timestamp::from_second(s).ok()).map(|stamp| stamp.to_zoned(TimeZone::system()));
+    let form = if ts <= now && now - ts < DAY { "%H:%M:%S" } else { "%Y-%m-%d" };
+    stamp.map_or_else(|| "never".to_owned(), |stamp| stamp.strftime(form).to_string())
+}
+
+/// A day of UTC, counted from 1970: `3 May`.
+pub fn day(day: u64) -> String {
+    let stamp = day.checked_mul(DAY).and_then(|s| i64::try_from(s).ok()).and_then(|s| Timestamp::from_second(s).ok());
+    stamp.map_or_else(|| format!("day {day}"), |stamp| stamp.to_zoned(TimeZone::UTC).strftime("%-d %b").to_string())
+}
+
 /// The instant for programs: RFC 3339 in UTC, to the second.
 pub fn rfc3339(ts: u64) -> String {
     match i64::try_from(ts).ok().and_then(|s| Timestamp::from_second(s).ok()) {
@@ -144,6 +157,8 @@ mod tests {
         assert_eq!(absolute_in(1_777_816_800, TimeZone::UTC), "2026-05-03 14:00 UTC");
         assert_eq!(rfc3339(1_777_816_800), "2026-05-03T14:00:00Z");
         assert!(absolute(u64::MAX).contains("1970"));
+        assert_eq!((day(20_576), day(u64::MAX)), ("3 May".to_owned(), format!("day {}", u64::MAX)));
+        assert_eq!((clock(u64::MAX, 0), clock(0, 1_777_816_800)[..4].to_owned()), ("never".to_owned(), "1970".to_owned()));
         assert_eq!(parse_since("2h", 10_000).unwrap(), 2_800);
         assert_eq!(parse_since("2026-05-03T14:00:00Z", 0).unwrap(), 1_777_816_800);
         assert!(parse_since("2026-05-03", 0).is_ok());

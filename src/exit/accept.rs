@@ -11,7 +11,7 @@ use crate::ledger::{B64, Exit};
 use crate::progress::Progress;
 use crate::proof::Terms;
 use crate::session::Hello;
-use crate::token::{Invite, Mode, SignedGrant};
+use crate::token::{Chain, Invite, Mode};
 use crate::tor::Tor;
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub struct Net<'a> {
 ///
 /// A home is made quietly where there is none: a friend need not know that there is such a thing.
 pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>, net: &Net<'_>) -> Result<Exit> {
-    if invite.grant.grant().mode == Mode::Try {
+    let terms = invite.grant.terms().ok_or_else(too_far)?;
+    if terms.mode == Mode::Try {
         return Err(Error::new(Code::Refused, "this invite is for trying only and cannot be accepted").hint("portdistrict exit try BLOB"));
     }
     cx.init()?;
@@ -55,7 +56,7 @@ pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>, net: &N
     }
     let keyring = cx.keyring()?;
     let found = way.onion.as_ref().and_then(|hidden| hidden.discovery.as_deref());
-    let discovery = found.map(|key| B64(*keyring.seal_discovery(&invite.grant.grant().id, key)));
+    let discovery = found.map(|key| B64(*keyring.seal_discovery(&invite.grant.id(), key)));
     cx.record(&ExitAccepted {
         name: name.clone(),
         transport: invite.transport.as_str().to_owned(),
@@ -63,11 +64,47 @@ pub async fn accept(cx: &Context, invite: &Invite, name: Option<&Label>, net: &N
         node_key: B64(invite.node),
         grant: Blob(signed),
         bound: true,
-        expires: invite.grant.grant().expires,
+        expires: terms.expires,
         onion,
         discovery,
     })?;
     cx.ledger()?.exit(&name)
+}
+
+/// Takes a later revision of the grant behind an exit that was accepted, for a node that was not told of it.
+pub fn take_renewed(cx: &Context, renewed: &Chain) -> Result<Exit> {
+    let new = renewed.root().grant();
+    for exit in cx.ledger()?.exits()? {
+        let Ok(old) = Chain::decode(&exit.signed) else { continue };
+        let (id, issuer, revision) = (old.root().grant().id, old.root().grant().issuer, old.root().grant().revision);
+        if id != new.id || issuer != new.issuer {
+            continue;
+        }
+        if revision >= new.revision {
+            return Ok(exit);
+        }
+        let chain = old.under(renewed.root().clone());
+        cx.record(&ExitAccepted {
+            name: exit.name.clone(),
+            transport: exit.transport,
+            addresses: exit.addresses,
+            node_key: exit.node_key,
+            expires: chain.terms().ok_or_else(too_far)?.expires,
+            grant: Blob(chain.encode()),
+            bound: exit.bound,
+            onion: exit.onion,
+            discovery: exit.discovery,
+        })?;
+        return cx.ledger()?.exit(&exit.name);
+    }
+    Err(Error::new(Code::NotFound, "this renews a grant that was not accepted here")
+        .hint("accept the invite first: portdistrict exit accept BLOB"))
+}
+
+/// Nobody's node would take it.
+fn too_far() -> Error {
+    Error::new(Code::Refused, "this invite was passed on farther than its owner allows")
+        .hint("ask whoever sent it for an invite of the owner's")
 }
 
 /// A node behind an exit that is in use here must keep its key (PD-EX9). Forgetting that exit is the user's word that the
@@ -116,8 +153,8 @@ fn free_name(cx: &Context, invite: &Invite, wanted: Option<&Label>) -> Result<La
 pub fn way(exit: &Exit, keyring: &Keyring, tor: &Arc<Tor>) -> Result<Way> {
     let unreadable =
         || Error::new(Code::Ledger, format!("what is recorded of exit `{}` cannot be read", exit.name)).hint("portdistrict ledger verify");
-    let signed = SignedGrant::decode(&exit.signed).map_err(|_| unreadable())?;
-    let open = |sealed: &B64<32>| keyring.seal_discovery(&signed.grant().id, &sealed.0);
+    let chain = Chain::decode(&exit.signed).map_err(|_| unreadable())?;
+    let open = |sealed: &B64<32>| keyring.seal_discovery(&chain.id(), &sealed.0);
     let onion = match &exit.onion {
         Some(address) => Some(Hidden {
             address: address.parse().map_err(|_| unreadable())?,
@@ -137,7 +174,7 @@ pub fn way(exit: &Exit, keyring: &Keyring, tor: &Arc<Tor>) -> Result<Way> {
             bind: Some(keyring.client_noise_public()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-        proof: Terms::demanded(signed.grant().evidence, None)?,
+        proof: Terms::demanded(chain.root().grant().evidence, None)?,
     })
 }
 

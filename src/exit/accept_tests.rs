@@ -23,7 +23,7 @@ async fn accepting_binds_to_this_device_and_makes_a_home_where_there_is_none() {
     assert_eq!((exit.name.as_str(), exit.bound, exit.node_key.0), ("berlin", true, node.way().node));
     let device = friend.keyring().unwrap().client_noise_public();
     let (client, hello) = node.desk.lock().unwrap().hellos[0].clone();
-    assert_eq!((client, hello.bind), (line.grant.grant().subject, Some(device)));
+    assert_eq!((client, hello.bind), (line.grant.root().grant().subject, Some(device)));
     assert_eq!(friend.ledger().unwrap().pinned(&node.address.to_string()).unwrap(), Some(B64(node.way().node)));
     assert!(friend.ledger().unwrap().verify().unwrap().is_ok());
 

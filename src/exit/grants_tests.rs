@@ -83,13 +83,14 @@ async fn links_tried_from_elsewhere_are_remembered_once() {
         draining: false,
         allow: Vec::new(),
         onion: None,
+        heard: 0,
         grants: vec![
             GrantStatus { id, reuse, last_reuse: Some(7), ..GrantStatus::default() },
             GrantStatus { id: [9; 8], reuse: 5, ..GrantStatus::default() },
         ],
     };
     for (reuse, news) in [(0, 0), (2, 1), (2, 0), (3, 1)] {
-        assert_eq!(note_reuse(&cx, &machine, &status(reuse)).unwrap().len(), news, "{reuse}");
+        assert_eq!(note_news(&cx, &machine, &status(reuse)).unwrap().len(), news, "{reuse}");
     }
     let known = cx.ledger().unwrap().grant("anna").unwrap().reused.unwrap();
     assert_eq!((known.count, known.last), (3, 7));

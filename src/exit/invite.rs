@@ -6,11 +6,13 @@ use crate::context::Context;
 use crate::encoding::cbor::Map;
 use crate::encoding::from_hex_array;
 use crate::error::{Code, Error, Result};
-use crate::ledger::kinds::{Blob, GrantIssued, GrantLimits};
+use crate::ledger::kinds::{Blob, Body, GrantIssued, GrantLimits};
 use crate::ledger::{B64, Machine, MachineState};
 use crate::owner::{Control, ONION, ONION_RESTRICTED};
+use crate::policy::{self, Act, Asked, Lend};
 use crate::session::messages::Discovery;
-use crate::token::{Grant, Invite, Limits, Mode, Onion, Role, Secret16, SignedGrant, Transport};
+use crate::token::{Grant, Invite, Limits, MAX_DEPTH, Mode, Onion, Role, Scope, Secret16, SignedGrant, Transport};
+use crate::trust::Reach;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use std::time::Duration;
 const EARLIER: u64 = 2 * 3600;
 /// Most recorded addresses that go into an invite.
 const MAX_ADDRESSES: usize = 4;
+/// Shortest lease.
+const SHORTEST_LEASE: Duration = Duration::from_secs(3600);
 /// Longest life of an invite: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -36,8 +40,14 @@ pub struct Request {
     pub mode: Mode,
     /// What may be used up.
     pub limits: Limits,
-    /// Rules that narrow where the friend may go; empty means nothing narrower than the node's own policy.
-    pub egress: Vec<String>,
+    /// Where to, when and for how many devices.
+    pub scope: Scope,
+    /// For how long a node serves it after it last heard from its owner; absent means for its life, at most 30 days.
+    pub lease: Option<Duration>,
+    /// How deep the friend may pass it on.
+    pub delegable: u8,
+    /// Whether it holds on every machine of the owner, not only on the one to which the invite leads.
+    pub any_node: bool,
     /// `host:port` under which the friend reaches the node; empty means those that are recorded.
     pub addresses: Vec<String>,
     /// By which ways; absent means Tor alone for an onion service, else the direct one.
@@ -95,31 +105,73 @@ impl Invited {
 pub async fn invite(cx: &Context, request: &Request, dry_run: bool) -> Result<Invited> {
     let machine = cx.ledger()?.machine(&request.node)?;
     let (transport, node) = reachable(&machine, request)?;
+    check(request)?;
+    let lend = Lend {
+        mode: request.mode.as_str(),
+        life: request.lifetime.as_secs(),
+        bytes: request.limits.bytes,
+        today: policy::today(cx, GrantIssued::KIND)?,
+    };
+    policy::guard(cx, &Act::Lend(lend), request.name.as_str(), Asked::dry_run(dry_run))?;
+    let secret = Secret16::random();
+    let evidence = request.evidence.map(|evidence| demanded(cx, &request.node, node, evidence)).transpose()?;
+    let grant = grant(cx, request, node, secret.subject(), evidence)?;
+    let (id, expires) = (grant.grant().id, grant.grant().expires);
+    let issued = issued(request, &grant);
+    let discovery = Discovery { grant: id, key: secret.discovery(), expires };
+    let invite = Invite { transport: transport.clone(), node, grant: grant.into(), secret: Some(secret), name: Some(request.node.clone()) };
+    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires, transport };
+    // What cannot be read must not be recorded: too many rules, or one that is too long.
+    Invite::from_blob(&invited.blob)
+        .map_err(|error| Error::new(Code::Usage, "nobody could read this invite").cause(error).hint("give fewer and shorter rules"))?;
+    // Recorded before it is shown: an invite that exists can always be revoked.
+    if !dry_run {
+        // A rule of the policy about this very friend holds only on a node that knows which grant is his.
+        let ruled = policy::is_about(cx, request.name.as_str())?;
+        let control = if request.restricted || ruled { Some(Control::open(cx, &machine).await?) } else { None };
+        if let Some(control) = control.as_ref().filter(|_| request.restricted) {
+            // The node first: an invite whose key it does not know would lead nowhere.
+            control.discovery(discovery).await?;
+        }
+        cx.record(&issued)?;
+        if let Some(control) = control.as_ref().filter(|_| ruled) {
+            control.tell_rules(cx, &machine).await?;
+        }
+    }
+    Ok(invited)
+}
+
+/// What no grant may say.
+fn check(request: &Request) -> Result<()> {
     if request.lifetime.is_zero() || request.lifetime > LONGEST {
         return Err(
             Error::new(Code::Usage, "an invite lasts between a second and ten years").hint("portdistrict exit invite … --lifetime 7d")
         );
     }
-    let secret = Secret16::random();
-    let evidence = request.evidence.map(|evidence| demanded(cx, &request.node, node, evidence)).transpose()?;
-    let grant = grant(cx, request, node, secret.subject(), evidence)?;
-    let (id, expires) = (grant.grant().id, grant.grant().expires);
-    let discovery = Discovery { grant: id, key: secret.discovery(), expires };
-    let invite = Invite { transport: transport.clone(), node, grant, secret: Some(secret), name: Some(request.node.clone()) };
-    let invited = Invited { blob: invite.to_blob()?, qr: invite.to_qr()?, id, expires, transport };
-    // What cannot be read must not be recorded: too many rules, or one that is too long.
-    Invite::from_blob(&invited.blob).map_err(|error| {
-        Error::new(Code::Usage, "nobody could read this invite").cause(error).hint("give fewer and shorter egress rules")
-    })?;
-    // Recorded before it is shown: an invite that exists can always be revoked.
-    if !dry_run {
-        if request.restricted {
-            // The node first: an invite whose key it does not know would lead nowhere.
-            Control::open(cx, &machine).await?.discovery(discovery).await?;
-        }
-        cx.record(&issued(request, &invite.grant))?;
+    check_scope(&request.scope, request.mode)?;
+    if request.lease.is_some_and(|lease| lease < SHORTEST_LEASE) {
+        return Err(Error::new(Code::Usage, "a lease is at least an hour: you would have to be in touch with the node all the time")
+            .hint("portdistrict grant create … --lease 6h"));
     }
-    Ok(invited)
+    if request.delegable > MAX_DEPTH {
+        return Err(Error::new(Code::Usage, format!("a grant can be passed on at most {MAX_DEPTH} times in a row"))
+            .hint(format!("portdistrict grant create … --delegable {MAX_DEPTH}")));
+    }
+    if request.delegable > 0 && request.mode == Mode::Try {
+        return Err(Error::new(Code::Usage, "an invite for trying belongs to nobody who could pass it on")
+            .hint("leave out --delegable, or give --mode once"));
+    }
+    Ok(())
+}
+
+/// What a scope may not say, the owner's or a holder's.
+pub(super) fn check_scope(scope: &Scope, mode: Mode) -> Result<()> {
+    Reach::parse(std::slice::from_ref(&scope.allow), &scope.deny)?;
+    if scope.devices.is_some() && mode != Mode::Many {
+        return Err(Error::new(Code::Usage, "a number of devices needs an invite that several may accept")
+            .hint("leave out --devices, or give --mode many"));
+    }
+    Ok(())
 }
 
 /// Where friends reach a machine, and its key.
@@ -202,12 +254,16 @@ fn grant(cx: &Context, request: &Request, node: [u8; 32], subject: [u8; 32], evi
     let grant = Grant {
         id: Grant::random_id(),
         issuer: keyring.identity_public(),
-        node: Some(node),
+        node: (!request.any_node).then_some(node),
         subject,
-        not_before: now.saturating_sub(EARLIER),
+        // A short lease must not have run out for the most part before it begins.
+        not_before: now.saturating_sub(request.lease.map_or(EARLIER, |lease| EARLIER.min(lease.as_secs() / 2))),
         expires: now + request.lifetime.as_secs().max(1),
         limits: request.limits,
-        egress: request.egress.clone(),
+        scope: request.scope.clone(),
+        lease: request.lease.map(|lease| lease.as_secs()),
+        delegable: request.delegable,
+        revision: 0,
         evidence,
         mode: request.mode,
         role: Role::Exit,
@@ -221,13 +277,18 @@ fn issued(request: &Request, signed: &SignedGrant) -> GrantIssued {
     GrantIssued {
         id: B64(grant.id),
         name: request.name.clone(),
-        node: Some(request.node.clone()),
+        node: grant.node.map(|_| request.node.clone()),
         node_key: grant.node.map(B64),
         subject: B64(grant.subject),
         mode: request.mode.as_str().to_owned(),
         not_before: grant.not_before,
         expires: grant.expires,
-        limits: GrantLimits { bytes: grant.limits.bytes, bits_per_second: grant.limits.bits_per_second, streams: grant.limits.streams },
+        limits: GrantLimits {
+            bytes: grant.limits.bytes,
+            bytes_per_day: grant.limits.bytes_per_day,
+            bits_per_second: grant.limits.bits_per_second,
+            streams: grant.limits.streams,
+        },
         grant: Blob(signed.encode()),
     }
 }

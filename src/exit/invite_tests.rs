@@ -12,14 +12,15 @@ fn error<T>(result: Result<T>) -> Error {
 fn an_invite_says_what_was_recorded() {
     let (_dir, cx) = home();
     own(&cx, "berlin", "192.0.2.7:8443");
-    let limits = Limits { bytes: Some(10 << 30), bits_per_second: Some(20_000_000), streams: Some(64) };
-    let wanted = Request { limits, egress: vec!["0.0.0.0/0:443".to_owned()], ..request("berlin", "anna") };
+    let limits = Limits { bytes: Some(10 << 30), bits_per_second: Some(20_000_000), streams: Some(64), ..Limits::default() };
+    let wanted =
+        Request { limits, scope: Scope { allow: vec!["0.0.0.0/0:443".to_owned()], ..Scope::default() }, ..request("berlin", "anna") };
     let invited = invite(&cx, &wanted, false).unwrap();
     assert!(invited.blob.len() <= 450, "{} characters", invited.blob.len());
     let read = Invite::from_blob(&invited.blob).unwrap();
-    let grant = read.grant.grant();
+    let grant = read.grant.root().grant();
     assert_eq!((read.node, read.name, grant.mode, grant.limits), (node_key(), Some("berlin".parse().unwrap()), Mode::Once, limits));
-    assert_eq!(grant.egress, wanted.egress);
+    assert_eq!(grant.scope, wanted.scope);
     assert_eq!(read.transport, Transport::direct(vec!["192.0.2.7:8443".to_owned()]));
     assert_eq!(grant.expires - grant.not_before, 86_400 + EARLIER);
     let known = cx.ledger().unwrap().grant("anna").unwrap();
@@ -74,8 +75,11 @@ fn what_nobody_could_read_is_not_granted() {
     let (_dir, cx) = home();
     own(&cx, "home", "127.0.0.1:8443");
     for wanted in [
-        Request { egress: vec!["::/0".to_owned(); 17], ..request("home", "anna") },
-        Request { egress: vec!["a".repeat(129)], ..request("home", "anna") },
+        Request { scope: Scope { allow: vec!["::/0".to_owned(); 17], ..Scope::default() }, ..request("home", "anna") },
+        Request {
+            scope: Scope { deny: vec![format!("{}.{}.{}", "a".repeat(60), "b".repeat(60), "c".repeat(8))], ..Scope::default() },
+            ..request("home", "anna")
+        },
         Request { addresses: vec!["exit.example.org".to_owned()], ..request("home", "anna") },
         Request { addresses: (1..6).map(|n| format!("192.0.2.{n}:1")).collect(), ..request("home", "anna") },
     ] {

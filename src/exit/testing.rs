@@ -11,7 +11,9 @@ use crate::keyring::Unlock;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed};
 use crate::ledger::{B64, Exit};
 use crate::progress::Silent;
-use crate::session::messages::{ControlRequest, ExitReply, ExitRequest, Kind, Message, Reply, Revoked, read_first, write_reply};
+use crate::session::messages::{
+    ControlRequest, ExitReply, ExitRequest, Kind, Message, Nothing, Renewed, Reply, Revoked, read_first, write_reply,
+};
 use crate::session::{Acceptor, Hello, Incoming, ReplayGuard, Session, Stream, Unmetered, Welcome, relay};
 use crate::token::{Invite, Limits};
 use crate::tor::{Places, Tor};
@@ -33,6 +35,7 @@ pub(super) struct Desk {
     pub(super) asked: Vec<(String, u16)>,
     pub(super) hellos: Vec<([u8; 32], Hello)>,
     pub(super) revoked: Vec<Vec<u8>>,
+    pub(super) renewed: Vec<Vec<u8>>,
     pub(super) refuse: Option<Refusal>,
 }
 
@@ -114,10 +117,21 @@ async fn one(mut stream: Stream, desk: Arc<Mutex<Desk>>) {
         return;
     }
     if kind == Kind::Control {
-        let ControlRequest::Revoke(list) = ControlRequest::decode(&request).unwrap() else { panic!("only revocations") };
-        let answer = Reply::Done(Revoked { accepted: list.len() as u64, closed: 0 });
-        desk.lock().unwrap().revoked.extend(list);
-        return write_reply(&mut stream, &answer.encode()).await.unwrap();
+        let answer = match ControlRequest::decode(&request).unwrap() {
+            ControlRequest::Revoke(list) => {
+                let accepted = list.len() as u64;
+                desk.lock().unwrap().revoked.extend(list);
+                Reply::Done(Revoked { accepted, closed: 0 }).encode()
+            }
+            ControlRequest::Renew(list) => {
+                let news = list.len() as u64;
+                desk.lock().unwrap().renewed.extend(list);
+                Reply::Done(Renewed { news, closed: 0 }).encode()
+            }
+            ControlRequest::Lease(_) => Reply::Done(Nothing).encode(),
+            other => panic!("nobody asks {other:?} here"),
+        };
+        return write_reply(&mut stream, &answer).await.unwrap();
     }
     let request = ExitRequest::decode(&request).unwrap();
     desk.lock().unwrap().asked.push((request.host.clone(), request.port));
@@ -181,7 +195,10 @@ pub(super) fn request(node: &str, name: &str) -> super::invite::Request {
         lifetime: std::time::Duration::from_secs(86_400),
         mode: crate::token::Mode::Once,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: crate::token::Scope::default(),
+        lease: None,
+        delegable: 0,
+        any_node: false,
         addresses: Vec::new(),
         transports: None,
         restricted: false,

@@ -93,7 +93,7 @@ pub fn way(invite: &Invite, tor: &Arc<Tor>) -> Result<Way> {
         node: invite.node,
         secret: secret.subject_secret(),
         hello: Hello { grant: invite.grant.encode(), bind: None, version: env!("CARGO_PKG_VERSION").to_owned() },
-        proof: Terms::demanded(invite.grant.grant().evidence, None)?,
+        proof: Terms::demanded(invite.grant.root().grant().evidence, None)?,
     })
 }
 
@@ -134,7 +134,7 @@ pub async fn run(invite: &Invite, request: &Request, settings: tor::Settings, pr
     let throwaway = Throwaway::new(invite, settings)?;
     let mut way = way(invite, &throwaway.tor)?;
     if let Some(policy) = &request.policy {
-        way.proof = Terms::demanded(invite.grant.grant().evidence, Some(policy))?;
+        way.proof = Terms::demanded(invite.grant.root().grant().evidence, Some(policy))?;
     }
     let proxy = Proxy::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, request.port)))?;
     let address = proxy.address();

@@ -98,8 +98,29 @@ pub struct Launch {
     pub cpu: Option<String>,
     /// How many.
     pub vcpus: u32,
+    /// What the digest says something of.
+    #[serde(default, skip_serializing_if = "Covers::is_firmware")]
+    pub covers: Covers,
     /// SHA-384, hex.
     pub digest: String,
+}
+
+/// How far a launch measurement reaches.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Covers {
+    /// To the firmware, whatever that boots.
+    #[default]
+    Firmware,
+    /// To the boot program, which the firmware starts by its hash and nothing else.
+    Image,
+}
+
+impl Covers {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    fn is_firmware(&self) -> bool {
+        *self == Covers::Firmware
+    }
 }
 
 /// A file that was made.
@@ -135,6 +156,11 @@ impl Manifest {
             None => return Err(bad("it does not say `portdistrict_image`".to_owned())),
         }
         serde_json::from_value(value).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The launch measurements that speak of the image itself.
+    pub fn launches_of_image(&self) -> impl Iterator<Item = &Launch> {
+        self.launch.iter().filter(|launch| launch.covers == Covers::Image)
     }
 
     /// The bytes that [`Manifest::parse`] reads back.

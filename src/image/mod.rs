@@ -15,7 +15,7 @@ mod uki;
 
 pub use archive::write as write_archive;
 pub use deb::Deb;
-pub use manifest::{Artifact, Input, Launch, Manifest, Role, Section};
+pub use manifest::{Artifact, Covers, Input, Launch, Manifest, Role, Section};
 pub use uki::{Piece, Uki};
 
 use crate::error::{Code, Error, Result};

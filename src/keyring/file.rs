@@ -1,6 +1,6 @@
 //! The keyring at rest: an age file (age-encryption.org/v1) with canonical JSON inside.
 //!
-//! `{"device":…,"identity":…,"v":1}`, seeds in base64url. `age -d -i keyring.key keyring.age` prints it, so nobody
+//! `{"device":…,"identity":…,"v":1}`, seeds in base64url; during a rotation `next`, and after one `retired`, an array. `age -d -i keyring.key keyring.age` prints it, so nobody
 //! depends on this program to get their keys back.
 
 use super::{Keyring, Seed, Unlock};
@@ -36,6 +36,9 @@ pub enum Protection {
 struct Stored<'a> {
     device: &'a str,
     identity: &'a str,
+    next: Option<&'a str>,
+    #[serde(default, borrow)]
+    retired: Vec<&'a str>,
     v: u64,
 }
 
@@ -52,6 +55,16 @@ pub(super) fn protection(path: &Path) -> Result<Protection> {
 }
 
 pub(super) fn open(path: &Path, unlock: &Unlock, key_file: &Path) -> Result<Keyring> {
+    let text = open_text(path, unlock, key_file)?;
+    parse(&text).map_err(|why| match why {
+        Some(version) => Error::new(Code::Keyring, format!("{} has version {version}, which this program does not know", path.display()))
+            .hint("upgrade portdistrict"),
+        None => Error::new(Code::Keyring, format!("{} opens, but does not hold a keyring", path.display())).hint(RESTORE),
+    })
+}
+
+/// What is in an age file, opened by a passphrase or a key file as its header says.
+pub(super) fn open_text(path: &Path, unlock: &Unlock, key_file: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let bytes = load(path)?;
     let decryptor = Decryptor::new_buffered(bytes.as_slice()).map_err(|error| damaged(path, error))?;
     let opened = if decryptor.is_scrypt() {
@@ -64,27 +77,39 @@ pub(super) fn open(path: &Path, unlock: &Unlock, key_file: &Path) -> Result<Keyr
     };
     let mut text = Zeroizing::new(Vec::with_capacity(512));
     opened?.take(FILE_LIMIT as u64).read_to_end(&mut text).map_err(|error| damaged(path, error))?;
-    parse(&text).map_err(|why| match why {
-        Some(version) => Error::new(Code::Keyring, format!("{} has version {version}, which this program does not know", path.display()))
-            .hint("upgrade portdistrict"),
-        None => Error::new(Code::Keyring, format!("{} opens, but does not hold a keyring", path.display())).hint(RESTORE),
-    })
+    Ok(text)
+}
+
+/// Writes an age file that opens in one of the ways.
+pub(super) fn seal_text(path: &Path, text: &str, how: Protection, unlock: &Unlock, key_file: &Path) -> Result<()> {
+    match how {
+        Protection::KeyFile => write_for_key(path, text, key_file),
+        Protection::Passphrase => write_for_passphrase(path, text, &unlock.new_passphrase()?, unlock.work_factor()),
+    }
 }
 
 pub(super) fn seal_with_passphrase(path: &Path, keyring: &Keyring, passphrase: &SecretString, work_factor: u8) -> Result<()> {
+    write_for_passphrase(path, &text(keyring), passphrase, work_factor)
+}
+
+fn write_for_passphrase(path: &Path, text: &str, passphrase: &SecretString, work_factor: u8) -> Result<()> {
     let mut recipient = scrypt::Recipient::new(passphrase.clone());
     recipient.set_work_factor(work_factor);
-    let sealed = age::encrypt(&recipient, text(keyring).as_bytes()).map_err(cannot_seal)?;
+    let sealed = age::encrypt(&recipient, text.as_bytes()).map_err(cannot_seal)?;
     fs::write_private(path, &sealed)
 }
 
 /// Uses the key file that is there, or makes one; the key is on the disk before anything depends on it.
 pub(super) fn seal_with_key(path: &Path, keyring: &Keyring, key_file: &Path) -> Result<()> {
+    write_for_key(path, &text(keyring), key_file)
+}
+
+fn write_for_key(path: &Path, text: &str, key_file: &Path) -> Result<()> {
     let identity = match read_key(key_file)? {
         Some(identity) => identity,
         None => make_key(key_file)?,
     };
-    let sealed = age::encrypt(&identity.to_public(), text(keyring).as_bytes()).map_err(cannot_seal)?;
+    let sealed = age::encrypt(&identity.to_public(), text.as_bytes()).map_err(cannot_seal)?;
     fs::write_private(path, &sealed)
 }
 
@@ -127,9 +152,23 @@ fn load(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
 
 /// The one spelling of the contents.
 fn text(keyring: &Keyring) -> Zeroizing<String> {
-    let device = Zeroizing::new(base64(keyring.device.expose()));
-    let identity = Zeroizing::new(base64(keyring.identity.expose()));
-    Zeroizing::new(format!(r#"{{"device":"{}","identity":"{}","v":1}}"#, *device, *identity))
+    let quoted = |seed: &Seed| Zeroizing::new(format!("\"{}\"", *Zeroizing::new(base64(seed.expose()))));
+    // Room for everything at once: a text that grows leaves copies behind.
+    let mut out = Zeroizing::new(String::with_capacity(256 + 64 * keyring.retired.len()));
+    *out += "{\"device\":";
+    *out += &quoted(&keyring.device);
+    *out += ",\"identity\":";
+    *out += &quoted(&keyring.identity);
+    if let Some(next) = &keyring.next {
+        *out += ",\"next\":";
+        *out += &quoted(next);
+    }
+    for (n, seed) in keyring.retired.iter().enumerate() {
+        *out += if n == 0 { ",\"retired\":[" } else { "," };
+        *out += &quoted(seed);
+    }
+    *out += if keyring.retired.is_empty() { ",\"v\":1}" } else { "],\"v\":1}" };
+    out
 }
 
 /// Reads the contents; the error carries the version if that is what is wrong.
@@ -143,7 +182,12 @@ fn parse(bytes: &[u8]) -> Result<Keyring, Option<u64>> {
         let bytes = Zeroizing::new(from_base64(text).ok_or(None)?);
         bytes.as_slice().try_into().map(Seed::from_bytes).map_err(|_| None)
     };
-    let keyring = Keyring { identity: seed(stored.identity)?, device: seed(stored.device)? };
+    let keyring = Keyring {
+        identity: seed(stored.identity)?,
+        device: seed(stored.device)?,
+        next: stored.next.map(seed).transpose()?,
+        retired: stored.retired.iter().map(|text| seed(text)).collect::<Result<_, _>>()?,
+    };
     if stored.v != 1 || text(&keyring).as_bytes() != bytes { Err(None) } else { Ok(keyring) }
 }
 

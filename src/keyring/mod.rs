@@ -3,12 +3,16 @@
 //! Every key comes from a seed and a named purpose, so that what must be backed up is small and no key serves two jobs.
 //! At rest the seeds are one age file that any age tool opens; see [`Unlock`] for what opens it here.
 
+mod enrolment;
 mod file;
+mod sealed;
 mod seed;
 mod signature;
 mod unlock;
 
+pub use enrolment::Enrolment;
 pub use file::Protection;
+pub use sealed::{open, seal};
 pub use seed::{Purpose, Seed, x25519_public};
 pub(crate) use signature::message;
 pub use signature::{sign, verify};
@@ -28,11 +32,30 @@ pub struct Keyring {
     pub identity: Seed,
     /// This device's own seed.
     pub device: Seed,
+    /// The master seed that is about to take the place of `identity`, while a rotation is under way.
+    pub next: Option<Seed>,
+    /// Master seeds that were replaced, oldest first; they open what was sealed under them, and sign nothing.
+    pub retired: Vec<Seed>,
 }
 
 impl Keyring {
+    /// A keyring with these seeds, not stored anywhere.
+    pub fn of(identity: Seed, device: Seed) -> Keyring {
+        Keyring { identity, device, next: None, retired: Vec::new() }
+    }
+
+    /// A keyring with new seeds, not stored anywhere.
+    pub fn random() -> Result<Keyring> {
+        Ok(Keyring::of(Seed::random()?, Seed::random()?))
+    }
+
     /// A new keyring, stored under a passphrase if `unlock` names a source for one, else under a key file. Never replaces one.
     pub fn create(paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        Keyring::random()?.store_first(paths, unlock)
+    }
+
+    /// Stores a keyring where there is none; protected as [`Keyring::create`] does it.
+    pub fn store_first(self, paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
         fs::ensure_private_dir(&paths.data)?;
         let _lock = lock(paths)?;
         let file = paths.keyring_file();
@@ -41,13 +64,34 @@ impl Keyring {
                 Error::new(Code::Exists, format!("there is a keyring already: {}", file.display())).hint("portdistrict identity show")
             );
         }
-        let keyring = Keyring { identity: Seed::random()?, device: Seed::random()? };
         if unlock.has_passphrase_source() {
-            file::seal_with_passphrase(&file, &keyring, &unlock.new_passphrase()?, unlock.work_factor())?;
+            file::seal_with_passphrase(&file, &self, &unlock.new_passphrase()?, unlock.work_factor())?;
         } else {
-            file::seal_with_key(&file, &keyring, &unlock.key_file(paths))?;
+            file::seal_with_key(&file, &self, &unlock.key_file(paths))?;
         }
-        Ok(keyring)
+        Ok(self)
+    }
+
+    /// Replaces the stored keyring, protected as it is now. The passphrase, where there is one, is asked for again: see
+    /// [`Unlock::remembered`].
+    pub fn store(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
+        let _lock = lock(paths)?;
+        let file = paths.keyring_file();
+        match file::protection(&file)? {
+            Protection::KeyFile => file::seal_with_key(&file, self, &unlock.key_file(paths)),
+            Protection::Passphrase => file::seal_with_passphrase(&file, self, &unlock.passphrase()?, unlock.work_factor()),
+        }
+    }
+
+    /// The public key of an identity with this seed.
+    pub fn public_of(seed: &Seed) -> [u8; 32] {
+        seed.signing_key(Purpose::IdentitySign).verifying_key().to_bytes()
+    }
+
+    /// The seed of an identity that this one is or was; none for anybody else's.
+    pub fn seed_of(&self, identity: &[u8; 32]) -> Option<&Seed> {
+        let is = |seed: &&Seed| Keyring::public_of(seed) == *identity;
+        std::iter::once(&self.identity).chain(self.retired.iter().rev()).find(is)
     }
 
     /// Opens the stored keyring.
@@ -79,6 +123,11 @@ impl Keyring {
     pub fn unlock_to_keyfile(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
         let _lock = lock(paths)?;
         file::seal_with_key(&paths.keyring_file(), self, &unlock.key_file(paths))
+    }
+
+    /// What others seal to this identity.
+    pub fn sealing_public(&self) -> [u8; 32] {
+        x25519_public(&self.identity.derive(Purpose::IdentityEcdh))
     }
 
     /// Signs devices, grants and revocations.
@@ -123,10 +172,12 @@ impl Keyring {
     /// Seals or opens the seed of a machine that keeps nothing itself: exclusive or with a key that is derived for this machine
     /// alone (`id` is random). What is sealed may stand in the ledger, and every device of this identity can open it.
     pub fn seal_machine_seed(&self, id: &[u8; 16], seed: &[u8; 32]) -> Zeroizing<[u8; 32]> {
-        let context = format!("portdistrict v1 machine-seed {}", encoding::hex(id));
-        let mut out = Zeroizing::new(blake3::derive_key(&context, self.identity.expose()));
-        out.iter_mut().zip(seed).for_each(|(byte, key)| *byte ^= key);
-        out
+        machine_seed(&self.identity, id, seed)
+    }
+
+    /// Opens the seed of a machine that was deployed under this identity, or under one that it took the place of.
+    pub fn open_machine_seed(&self, owner: &[u8; 32], id: &[u8; 16], sealed: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        machine_seed(self.seed_of(owner).unwrap_or(&self.identity), id, sealed)
     }
 
     /// The id people compare: 32 characters of the identity.
@@ -138,6 +189,13 @@ impl Keyring {
     pub fn device_certificate(&self) -> [u8; 64] {
         sign(&self.identity_key(), DEVICE, &self.device_public())
     }
+}
+
+fn machine_seed(identity: &Seed, id: &[u8; 16], seed: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    let context = format!("portdistrict v1 machine-seed {}", encoding::hex(id));
+    let mut out = Zeroizing::new(blake3::derive_key(&context, identity.expose()));
+    out.iter_mut().zip(seed).for_each(|(byte, key)| *byte ^= key);
+    out
 }
 
 /// The signature type of device certificates.

@@ -26,11 +26,13 @@ pub enum Purpose {
     NodeDiscovery,
     /// Ed25519: signs this device's spans.
     DeviceSign,
+    /// X25519: what the owner's other devices seal to this one.
+    DeviceEcdh,
 }
 
 impl Purpose {
     /// Every purpose, for documentation and tests.
-    pub const ALL: [Purpose; 8] = [
+    pub const ALL: [Purpose; 9] = [
         Purpose::IdentitySign,
         Purpose::IdentityEcdh,
         Purpose::ClientNoise,
@@ -39,6 +41,7 @@ impl Purpose {
         Purpose::DeviceSign,
         Purpose::NodeOnionRestricted,
         Purpose::NodeDiscovery,
+        Purpose::DeviceEcdh,
     ];
 
     /// The name within the derivation context.
@@ -52,6 +55,7 @@ impl Purpose {
             Purpose::NodeOnionRestricted => "node-onion-restricted",
             Purpose::NodeDiscovery => "node-discovery",
             Purpose::DeviceSign => "device-sign",
+            Purpose::DeviceEcdh => "device-ecdh",
         }
     }
 }
@@ -108,7 +112,9 @@ mod tests {
                 Purpose::IdentitySign | Purpose::NodeOnion | Purpose::NodeOnionRestricted | Purpose::DeviceSign => {
                     seed.signing_key(purpose).verifying_key().to_bytes()
                 }
-                Purpose::IdentityEcdh | Purpose::ClientNoise | Purpose::NodeNoise | Purpose::NodeDiscovery => x25519_public(&secret),
+                Purpose::IdentityEcdh | Purpose::ClientNoise | Purpose::NodeNoise | Purpose::NodeDiscovery | Purpose::DeviceEcdh => {
+                    x25519_public(&secret)
+                }
             };
             let row = format!("| `{}` | `{}` | `{}` |", purpose.as_str(), hex(secret.as_slice()), hex(&public));
             assert!(document.contains(&row), "docs/protocol.md lacks this row:\n{row}");

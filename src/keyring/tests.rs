@@ -210,8 +210,8 @@ fn the_stock_age_tool_opens_the_keyring() {
 
 #[test]
 fn a_machines_seed_is_sealed_for_its_id_alone_and_opens_on_every_device() {
-    let keyring = Keyring { identity: Seed::from_bytes(&[1; 32]), device: Seed::from_bytes(&[2; 32]) };
-    let other_device = Keyring { identity: Seed::from_bytes(&[1; 32]), device: Seed::from_bytes(&[3; 32]) };
+    let keyring = Keyring::of(Seed::from_bytes(&[1; 32]), Seed::from_bytes(&[2; 32]));
+    let other_device = Keyring::of(Seed::from_bytes(&[1; 32]), Seed::from_bytes(&[3; 32]));
     let sealed = keyring.seal_machine_seed(&[7; 16], &[9; 32]);
     assert_ne!(*sealed, [9; 32]);
     assert_eq!(*other_device.seal_machine_seed(&[7; 16], &sealed), [9; 32]);

@@ -38,6 +38,8 @@ pub enum PassphraseFrom {
     File(PathBuf),
     /// The first line of an inherited file descriptor.
     Descriptor(u32),
+    /// It was given or asked for before.
+    Known(SecretString),
 }
 
 /// The ways to open the keyring that this process was given.
@@ -118,6 +120,19 @@ impl Unlock {
         }
     }
 
+    /// The same, with the passphrase read or asked for now, so that a command that needs it several times asks once.
+    pub fn remembered(&self) -> Result<Unlock> {
+        Ok(self.clone().with_passphrase(PassphraseFrom::Known(self.passphrase()?)))
+    }
+
+    /// [`Unlock::remembered`] where the stored keyring needs a passphrase.
+    pub fn asked_once(&self, paths: &Paths) -> Result<Unlock> {
+        match super::Keyring::protection(paths)? {
+            super::Protection::Passphrase => self.remembered(),
+            super::Protection::KeyFile => Ok(self.clone()),
+        }
+    }
+
     /// A passphrase to seal with; a person types it twice.
     pub fn new_passphrase(&self) -> Result<SecretString> {
         if let Some(from) = &self.passphrase {
@@ -143,6 +158,7 @@ impl Unlock {
 
 fn read(from: &PassphraseFrom) -> Result<SecretString> {
     match from {
+        PassphraseFrom::Known(passphrase) => Ok(passphrase.clone()),
         PassphraseFrom::File(path) if path == Path::new("-") => {
             first_line(&read_stream(std::io::stdin().lock(), "standard input")?, "standard input")
         }

@@ -1,8 +1,7 @@
 //! What must hold at the moment a span is written, asked inside its transaction, so that of two processes one loses.
 
-use super::keys;
 use super::kinds::{self, Body};
-use super::span::{B64, Span};
+use super::span::B64;
 use crate::error::{Code, Error, Result};
 use rusqlite::Connection;
 use serde_json::{Map, Value};
@@ -19,6 +18,9 @@ pub(super) fn check(
     if first && !begins {
         return Ok(Err(Error::new(Code::Precondition, format!("device {author} has not begun its chain")).hint("portdistrict init")));
     }
+    if let Err(error) = super::devices::admit_author(conn, author)? {
+        return Ok(Err(error));
+    }
     if begins {
         return Ok(first_span(author, first, body));
     }
@@ -32,10 +34,17 @@ pub(super) fn check(
             missing(there(MACHINE, "label")?, "machine", &name("label"), "portdistrict machine list")
         }
         kinds::GrantIssued::KIND => taken(there(GRANT, "id")?, "a grant", &name("id"), "portdistrict grant show"),
-        kinds::GrantRevoked::KIND | kinds::GrantReused::KIND => {
-            missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list")
+        kinds::GrantReused::KIND => missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list"),
+        kinds::GrantRevoked::KIND => {
+            missing(there(GRANT, "id")? || there(PASSED_ON, "id")?, "grant", &name("id"), "portdistrict grant list")
         }
+        kinds::GrantRenewed::KIND => later_revision(conn, &name("id"), body)?,
+        kinds::GrantPassedOn::KIND => taken(there(PASSED_ON, "id")?, "a grant", &name("id"), "portdistrict grant show"),
         kinds::ExitAccepted::KIND => other_exit(conn, &name("name"), &name("node_key"))?,
+        kinds::PolicySet::KIND => next_policy(conn, body)?,
+        kind if kind.starts_with("device.") || kind == kinds::IdentityRotated::KIND => super::devices::admit(conn, author, kind, body)?,
+        kinds::PeerAdded::KIND => super::peers::admit_added(conn, body)?,
+        kind if kind.starts_with("peer.") && kinds::KNOWN.contains(&kind) => super::peers::admit(conn, kind, &name("id"))?,
         kinds::ExitForgotten::KIND => missing(there(EXIT, "name")?, "exit", &name("name"), "portdistrict exit list"),
         _ => Ok(()),
     })
@@ -43,6 +52,7 @@ pub(super) fn check(
 
 const MACHINE: &str = "SELECT 1 FROM machines WHERE label = ?1";
 const GRANT: &str = "SELECT 1 FROM grants WHERE id = ?1";
+const PASSED_ON: &str = "SELECT 1 FROM passed_on WHERE id = ?1";
 const EXIT: &str = "SELECT 1 FROM exits WHERE name = ?1";
 
 /// A chain begins with the certificate of its own device, once.
@@ -62,21 +72,14 @@ pub(super) fn certified(body: &kinds::IdentityCreated) -> bool {
     crate::keyring::verify(&body.identity.0, crate::keyring::DEVICE, &body.device.0, &body.cert.0)
 }
 
-/// The device that a span revokes, and the number of its last span that counts.
-pub(super) fn revokes(span: &Span) -> Option<(B64<32>, u64)> {
-    if span.kind != "device.revoked" {
-        return None;
+/// Of two processes that sign one grant again at the same time, one loses.
+fn later_revision(conn: &Connection, id: &str, body: &Map<String, Value>) -> rusqlite::Result<Result<()>> {
+    let revision = body.get("revision").and_then(Value::as_i64).unwrap_or_default();
+    let is_later = conn.prepare_cached("SELECT 1 FROM grants WHERE id = ?1 AND revision < ?2")?.exists(rusqlite::params![id, revision])?;
+    if is_later {
+        return Ok(Ok(()));
     }
-    Some((span.body.get("device")?.as_str()?.parse().ok()?, span.body.get("last")?.as_u64()?))
-}
-
-/// The number of the last span of a device that counts, if it was revoked; the first revocation counts.
-pub(super) fn revoked(conn: &Connection, device: &B64<32>) -> rusqlite::Result<Option<u64>> {
-    let key = keys::digest(&format!("device/{device}"));
-    let sql = "SELECT bytes FROM keys JOIN spans USING (pos) WHERE key = ?1 AND kind = 'device.revoked'";
-    let found = conn.prepare_cached(sql)?.query_map([key], |row| row.get::<_, Vec<u8>>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let lasts = found.iter().filter_map(|bytes| revokes(&Span::decode(bytes).ok()?)).map(|(_, last)| last);
-    Ok(lasts.min())
+    Ok(Err(Error::new(Code::Exists, format!("the grant `{id}` was signed again meanwhile")).hint(format!("portdistrict grant show {id}"))))
 }
 
 /// The same exit may be accepted again (a new grant, a new address); another one needs another name.
@@ -85,14 +88,26 @@ fn other_exit(conn: &Connection, name: &str, node_key: &str) -> rusqlite::Result
     Ok(taken(other, "an exit", name, "portdistrict exit show"))
 }
 
-fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
+/// Each policy follows the one that its author saw.
+fn next_policy(conn: &Connection, body: &Map<String, Value>) -> rusqlite::Result<Result<()>> {
+    let last: u64 =
+        conn.prepare_cached("SELECT coalesce(max(number), 0) FROM policies")?.query_row([], |row| Ok(super::unsigned(row.get(0)?)))?;
+    let number = body.get("number").and_then(Value::as_u64);
+    Ok(if number == Some(last + 1) {
+        Ok(())
+    } else {
+        Err(Error::new(Code::Exists, format!("the policy was changed meanwhile: number {last} holds")).hint("portdistrict policy show"))
+    })
+}
+
+pub(super) fn taken(there: bool, noun: &str, name: &str, show: &str) -> Result<()> {
     if there {
         return Err(Error::new(Code::Exists, format!("there is {noun} `{name}` already")).hint(format!("{show} {name}")));
     }
     Ok(())
 }
 
-fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
+pub(super) fn missing(there: bool, noun: &str, name: &str, list: &str) -> Result<()> {
     if !there {
         return Err(Error::new(Code::NotFound, format!("there is no {noun} `{name}`")).hint(list));
     }

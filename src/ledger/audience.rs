@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// The member of a body that says who may see the span; without it, all devices of the owner.
 pub(super) const MEMBER: &str = "for";
 /// What every audience may see, because no chain can be checked without it. It holds public keys and signatures alone.
-const OPEN: [&str; 2] = [kinds::IdentityCreated::KIND, "device.revoked"];
+const OPEN: [&str; 3] = [kinds::IdentityCreated::KIND, kinds::IdentityRotated::KIND, kinds::DeviceRevoked::KIND];
 /// The most peers and groups that one span is shared with.
 const MAX_SHARED: usize = 64;
 /// Letters of a node id.
@@ -113,6 +113,11 @@ impl Visibility {
 
 fn is_shared_with(name: &str) -> bool {
     name.strip_prefix("peer:").is_some_and(is_id) || name.strip_prefix("group:").is_some_and(|name| name.parse::<Label>().is_ok())
+}
+
+/// Whether a span stays on the device that wrote it; one whose `for` cannot be understood does.
+pub(super) fn is_private(span: &Span) -> bool {
+    !OPEN.contains(&span.kind.as_str()) && Visibility::of(&span.body).is_none_or(|seen| seen == Visibility::Device)
 }
 
 /// An audience that knows which groups it is in: what decides about each span.

@@ -52,7 +52,7 @@ impl Ledger {
             entries(&conn, &eyes, &places)
         };
         let found = read().map_err(|error| store::failed(self.path(), "read", error))?;
-        Ok(found.into_iter().map(|(_, other)| Rival { wins: other.order() > entry.order(), entry: other }).collect())
+        Ok(found.into_iter().map(|(_, other)| Rival { wins: keys::weigh(&other, entry).is_gt(), entry: other }).collect())
     }
 
     /// Heads, common ancestor and paths of a key, as the operator at this device sees them.
@@ -85,12 +85,12 @@ fn look(conn: &Connection, key: &str) -> rusqlite::Result<Inspection> {
     Ok(Inspection { key: key.to_owned(), heads, ancestor: ancestor.map(|(_, entry)| entry), paths })
 }
 
-/// The spans at these places that the audience may see, in the order that every device agrees on.
+/// The spans at these places that the audience may see, in the order that every device agrees on, what counts last.
 fn entries(conn: &Connection, eyes: &Eyes, places: &[Place]) -> rusqlite::Result<Vec<(Place, Entry)>> {
     let mut found = Vec::new();
     for place in places {
         found.extend(log::at(conn, eyes, place.pos)?.map(|entry| (*place, entry)));
     }
-    found.sort_by_key(|(_, entry)| entry.order());
+    found.sort_by(|(_, one), (_, other)| keys::weigh(one, other));
     Ok(found)
 }

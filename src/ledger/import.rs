@@ -1,11 +1,11 @@
 //! Taking in what another device, or a backup, exported: all of it or nothing, and every line checked as if it came from an enemy.
 
 use super::append::insert;
-use super::audience::Visibility;
+use super::audience::is_private;
 use super::kinds::{self, Body};
 use super::lines::{Header, Line, Lines, Trailer, Withheld};
 use super::span::{self, B64, Span, SpanId};
-use super::{Hlc, Ledger, admit, dag, parallel, parse_id, project, signatures, store, unsigned};
+use super::{Hlc, Ledger, admit, dag, devices, parallel, parse_id, project, signatures, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Error, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -40,9 +40,6 @@ impl Ledger {
             Some(line) => Header::decode(line).map_err(|error| at(1, &error))?,
             None => return Err(at(1, &Error::new(Code::BadBlob, "it is empty"))),
         };
-        if owner.is_some_and(|owner| owner != header.identity) {
-            return Err(Error::new(Code::Refused, "the export is of another identity's ledger").hint("portdistrict identity show"));
-        }
         let conn = self.conn();
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(fail)?;
         let mut taker = Taker::new(&tx, &header, device).map_err(fail)?;
@@ -54,6 +51,7 @@ impl Ledger {
             },
         )?;
         let imported = taker.finish().map_err(|error| at(lines.number.saturating_sub(1), &error))?;
+        taker.one_owner(owner)?;
         project::advance(&tx).map_err(fail)?;
         if !dry_run {
             tx.commit().map_err(fail)?;
@@ -162,8 +160,12 @@ struct Taker<'c> {
     now_ms: u64,
     pos: i64,
     tips: HashMap<B64<32>, Tip>,
-    /// Numbers of the last spans that count of revoked devices.
-    revoked: HashMap<B64<32>, Option<u64>>,
+    /// Of devices that were asked for: whether they were revoked, and the number of the last span that counts, if one does.
+    revoked: HashMap<B64<32>, Option<Option<u64>>>,
+    /// By which identities the chains are certified, and in which line.
+    identities: Vec<(u64, B64<32>)>,
+    /// Which identity took the place of which, here and in the lines.
+    rotations: Vec<(B64<32>, B64<32>)>,
     /// The newest span so far, by the order of an export.
     newest: Option<(Hlc, String)>,
     lines: u64,
@@ -181,6 +183,8 @@ impl<'c> Taker<'c> {
             pos: project::last_pos(tx)? + 1,
             tips: HashMap::new(),
             revoked: HashMap::new(),
+            identities: Vec::new(),
+            rotations: devices::all_rotations(tx)?,
             newest: None,
             lines: 0,
             ended: false,
@@ -227,6 +231,7 @@ impl<'c> Taker<'c> {
         }
         self.follows(span.author, span.seq)?;
         self.certificate(span)?;
+        self.rotations.extend(devices::rotation_of(span).map_err(bad)?);
         if span.hlc.is_too_far_ahead(self.now_ms) {
             let when = time::absolute(span.hlc.ms / 1000);
             return Err(Error::new(Code::Refused, format!("it is of {when}, more than 24 hours ahead of this computer's clock"))
@@ -242,8 +247,7 @@ impl<'c> Taker<'c> {
             return Ok(());
         }
         self.not_revoked(span)?;
-        let private = Visibility::of(&span.body).is_none_or(|seen| seen == Visibility::Device);
-        if private && self.device.is_some_and(|device| device != span.author) {
+        if is_private(span) && self.device.is_some_and(|device| device != span.author) {
             return self.keep_link(known, span.author, span.seq, &id, signature);
         }
         self.run(|tx| insert(tx, self.pos, &id, span, bytes, signature))?;
@@ -318,8 +322,8 @@ impl<'c> Taker<'c> {
         Ok(self.run(|tx| dag::link(tx, id))?.map(|_| None))
     }
 
-    /// A chain begins with the certificate of its device by the identity of the first line.
-    fn certificate(&self, span: &Span) -> Result<()> {
+    /// A chain begins with the certificate of its device by an identity; by whose is judged at the end.
+    fn certificate(&mut self, span: &Span) -> Result<()> {
         if span.seq > 0 {
             return Ok(());
         }
@@ -330,10 +334,22 @@ impl<'c> Taker<'c> {
         if body.device != span.author || !admit::certified(&body) {
             return Err(bad("its author's device certificate does not hold"));
         }
-        if body.identity != self.header.identity {
-            return Err(Error::new(Code::Refused, "its author is a device of another identity"));
-        }
+        // The first line of an export is its header.
+        self.identities.push((self.lines + 2, body.identity));
         Ok(())
+    }
+
+    /// Rotations, here or in the lines, link all identities that certified a chain to the one of the first line, and that to the
+    /// one of this ledger.
+    fn one_owner(&self, owner: Option<B64<32>>) -> Result<()> {
+        let linked = devices::linked(self.header.identity, &self.rotations);
+        if owner.is_some_and(|owner| !linked.contains(&owner)) {
+            return Err(Error::new(Code::Refused, "the export is of another identity's ledger").hint("portdistrict identity show"));
+        }
+        match self.identities.iter().find(|(_, identity)| !linked.contains(identity)) {
+            Some((line, _)) => Err(at(*line, &Error::new(Code::Refused, "its author is a device of another identity"))),
+            None => Ok(()),
+        }
     }
 
     /// What is here under an author's number. Something else than what comes means that the device signed two pasts.
@@ -359,26 +375,25 @@ impl<'c> Taker<'c> {
 
     /// A device that was revoked says nothing more that counts.
     fn not_revoked(&mut self, span: &Span) -> Result<()> {
-        if let Some((device, last)) = admit::revokes(span) {
-            let known = self.last_that_counts(device)?;
+        if let Some((device, last)) = devices::revokes(span) {
+            let known = self.revocation(device)?;
             self.revoked.insert(device, Some(known.map_or(last, |known| known.min(last))));
         }
-        match self.last_that_counts(span.author)? {
-            Some(last) if span.seq > last => Err(Error::new(
-                Code::Refused,
-                format!("device {} was revoked after its number {last}, and this is its number {}", span.author, span.seq),
-            )),
+        let refused = |what: String| Err(Error::new(Code::Refused, format!("device {} was revoked {what}", span.author)));
+        match self.revocation(span.author)? {
+            Some(None) => refused(format!("before any span of it was known, and this is its number {}", span.seq)),
+            Some(Some(last)) if span.seq > last => refused(format!("after its number {last}, and this is its number {}", span.seq)),
             _ => Ok(()),
         }
     }
 
-    fn last_that_counts(&mut self, device: B64<32>) -> Result<Option<u64>> {
-        if let Some(last) = self.revoked.get(&device) {
-            return Ok(*last);
+    fn revocation(&mut self, device: B64<32>) -> Result<Option<Option<u64>>> {
+        if let Some(known) = self.revoked.get(&device) {
+            return Ok(*known);
         }
-        let last = self.run(|tx| admit::revoked(tx, &device))?;
-        self.revoked.insert(device, last);
-        Ok(last)
+        let known = self.run(|tx| devices::revocation(tx, &device))?;
+        self.revoked.insert(device, known);
+        Ok(known)
     }
 
     fn run<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {

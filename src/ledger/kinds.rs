@@ -265,6 +265,267 @@ kinds! {
         /// Ids of peers; none to dissolve it.
         members: Vec<String>,
     }
+
+    /// What may be done from now on.
+    PolicySet = "policy.set" {
+        /// Counts from 1; of two devices that change it at once, one finds its number taken.
+        number: u64,
+        /// The document, as in `policy.toml`.
+        policy: Map<String, Value>,
+        /// Why, in words; may be empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    }
+
+    /// A node holds the rules of a policy.
+    RulesDelivered = "rules.delivered" {
+        /// The policy's number.
+        number: u64,
+        /// Which machine.
+        node: Label,
+        /// Its Noise key.
+        node_key: B64<32>,
+    }
+
+    /// The policy stopped an act.
+    PolicyRefused = "policy.refused" {
+        /// `deploy`, `claim`, `invite` or `edit`.
+        act: String,
+        /// Of what: a machine, a friend.
+        name: String,
+        /// The rule that decided, as a path into the document.
+        rule: String,
+        /// In words.
+        why: String,
+        /// The span that set the policy.
+        policy: B64<32>,
+    }
+
+    /// Somebody's identity became known, or known anew: a newer blob, or a new key in place of an old one.
+    PeerAdded = "peer.added" {
+        /// The node id of the key.
+        id: String,
+        /// The Ed25519 identity key.
+        key: B64<32>,
+        /// The X25519 key to seal to; absent where only the key was handed over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sealing: Option<B64<32>>,
+        /// The X25519 key of the peer's device as a client of nodes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<B64<32>>,
+        /// What it is called here.
+        name: Label,
+        /// `blob`, `adopted` or `rotated`.
+        provenance: String,
+        /// `host:port` where it was seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// When the blob was made, Unix seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issued: Option<u64>,
+        /// What a rotated key takes over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succeeds: Option<Succeeds>,
+    }
+
+    /// The owner compared words with a peer.
+    PeerVerified = "peer.verified" {
+        /// Which peer.
+        id: String,
+        /// `words` or `qr`.
+        how: String,
+    }
+
+    /// The owner trusts a peer.
+    PeerTrusted = "peer.trusted" {
+        /// Which peer.
+        id: String,
+        /// Whether that was done without comparing words.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unverified: bool,
+    }
+
+    /// A peer is trusted less than before.
+    PeerDemoted = "peer.demoted" {
+        /// Which peer.
+        id: String,
+        /// `seen` or `verified`.
+        to: String,
+    }
+
+    /// A peer's key is not to be believed any more.
+    PeerRevoked = "peer.revoked" {
+        /// Which peer.
+        id: String,
+        /// Why, in words; may be empty.
+        #[serde(default)]
+        reason: String,
+    }
+
+    /// A peer is no longer listed; what happened stays known.
+    PeerForgotten = "peer.forgotten" {
+        /// Which peer.
+        id: String,
+    }
+
+    /// Another key came under the name of a known peer and was refused.
+    PeerRefused = "peer.refused" {
+        /// The peer that has the name.
+        id: String,
+        /// The key that came.
+        found: B64<32>,
+    }
+
+    /// The issuer signed a grant again: it lasts longer, is suspended, or holds again.
+    GrantRenewed = "grant.renewed" {
+        /// Which grant.
+        id: B64<8>,
+        /// Its revision; the highest one holds.
+        revision: u64,
+        /// Unix seconds.
+        expires: u64,
+        /// The signed grant as it travels.
+        grant: Blob,
+    }
+
+    /// A grant was made of another one by its holder: here, or by a friend as a node reports.
+    GrantPassedOn = "grant.delegated" {
+        /// The id of the new grant.
+        id: B64<8>,
+        /// The grant that it was made of.
+        parent: B64<8>,
+        /// Whom it is for.
+        name: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// The exit here that was passed on, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<Label>,
+        /// What was taken away, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caveat: Option<Blob>,
+        /// Unix seconds, where it was done here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires: Option<u64>,
+    }
+
+    /// A node knows that a grant was taken back.
+    RevocationDelivered = "revocation.delivered" {
+        /// Which grant.
+        id: B64<8>,
+        /// What the node is called here: a machine or an exit.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+    }
+
+    /// A node knows a later revision of a grant.
+    RenewalDelivered = "renewal.delivered" {
+        /// Which grant.
+        id: B64<8>,
+        /// Which revision.
+        revision: u64,
+        /// The machine.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+    }
+
+    /// The owner signed for a node that he is there. Written before the node is told, so it is never later that the node heard.
+    LeaseStated = "lease.stated" {
+        /// The machine.
+        node: Label,
+        /// The node's Noise key.
+        node_key: B64<32>,
+        /// When, Unix seconds.
+        at: u64,
+        /// The signed statement as the node gets it.
+        statement: Blob,
+    }
+
+    /// Another identity key took the place of the one until now; the same owner, the same devices.
+    IdentityRotated = "identity.rotated" {
+        /// The identity key until now.
+        old: B64<32>,
+        /// The identity key from now on.
+        new: B64<32>,
+        /// The rotation, signed by both.
+        statement: Blob,
+        /// The new key's certificates of the devices that go on, the author's among them.
+        devices: Vec<Certified>,
+    }
+
+    /// A device of this identity tells its name and program.
+    DeviceDescribed = "device.described" {
+        /// What its owner calls it.
+        name: Label,
+        /// The version of the program on it.
+        version: String,
+    }
+
+    /// A one-time code was made, with which one device can ask to join.
+    DeviceInvited = "device.invited" {
+        /// The code's random name.
+        id: B64<8>,
+        /// BLAKE3 of the code's secret.
+        hash: B64<32>,
+        /// Unix seconds.
+        expires: u64,
+        /// What the device is to be called, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<Label>,
+    }
+
+    /// A device that answered a code belongs to this identity from now on.
+    DeviceApproved = "device.approved" {
+        /// Which code it answered.
+        code: B64<8>,
+        /// Its public key, the author of its spans.
+        device: B64<32>,
+        /// The X25519 key to which what is meant for it alone is sealed.
+        enrolment: B64<32>,
+        /// What it is called.
+        name: Label,
+        /// The identity's signature of type `device` over the device key.
+        cert: B64<64>,
+    }
+
+    /// A device does not belong to this identity any more.
+    DeviceRevoked = "device.revoked" {
+        /// Its public key.
+        device: B64<32>,
+        /// Unix seconds.
+        at: u64,
+        /// The number (`seq`) of its last span that counts; absent if it has written none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<u64>,
+        /// Why, in words; may be empty.
+        #[serde(default)]
+        reason: String,
+    }
+}
+
+/// A device and the identity's signature over its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certified {
+    /// The device's public key.
+    pub device: B64<32>,
+    /// The signature, of type `device`.
+    pub cert: B64<64>,
+}
+
+/// What a rotated key takes over from the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succeeds {
+    /// The id of the key until now.
+    pub id: String,
+    /// The state it had here.
+    pub state: String,
+    /// How it was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<String>,
+    /// The signed rotations from there to here, oldest first.
+    pub rotations: Vec<Blob>,
 }
 
 /// Bounds of a grant; none means unlimited.
@@ -273,6 +534,9 @@ pub struct GrantLimits {
     /// Bytes both ways in total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Bytes both ways on each day, in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_day: Option<u64>,
     /// Bits a second, each way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,
@@ -323,6 +587,7 @@ mod tests {
         let document = include_str!("../../docs/protocol.md");
         for kind in KNOWN {
             assert!(document.contains(&format!("`{kind}`")), "docs/protocol.md lacks {kind}");
+            assert!(super::super::span::is_kind(kind), "{kind} could never be recorded");
         }
     }
 }

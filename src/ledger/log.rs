@@ -29,7 +29,7 @@ pub struct Entry {
 impl Entry {
     /// What it is about, as in `machine/home`.
     pub fn key(&self) -> Option<String> {
-        keys::of(&self.span.kind, &self.span.body)
+        keys::of(&self.span)
     }
 
     /// Its place in the order that every device agrees on: its clock, then its author as text.

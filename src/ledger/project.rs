@@ -5,16 +5,17 @@
 //! arrives after a later one makes its key be read anew, so the tables do not depend on the order of arrival. Therefore a span
 //! changes nothing but rows of its own key, and without a key it changes nothing.
 
+use super::devices;
 use super::kinds::{self, Body};
 use super::span::{B64, Span};
-use super::{dag, keys, parallel};
+use super::{dag, keys, parallel, peers};
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 4;
+const VERSION: i64 = 9;
 
 /// A table that spans fill.
 pub(super) struct Table {
@@ -31,7 +32,7 @@ const fn about(name: &'static str, noun: &'static str, column: &'static str, dum
 }
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [Table; 13] = [
+pub(super) const TABLES: [Table; 26] = [
     Table { name: "chains", key: None, dump: "SELECT author FROM chains ORDER BY 1" },
     Table { name: "heads", key: None, dump: "SELECT * FROM heads ORDER BY 1" },
     Table {
@@ -49,6 +50,21 @@ pub(super) const TABLES: [Table; 13] = [
     about("proved", "evidence", "node_key", "SELECT * FROM proved ORDER BY 1"),
     about("points", "evidence", "node_key", "SELECT * FROM points ORDER BY 1, 2"),
     about("groups", "group", "name", "SELECT * FROM groups ORDER BY 1, 2"),
+    // One key for all, so no column names it.
+    about("policies", "policy", "'owner'", "SELECT * FROM policies ORDER BY 1"),
+    about("rules_heard", "rules", "node_key", "SELECT * FROM rules_heard ORDER BY 1"),
+    about("passed_on", "grant", "id", "SELECT * FROM passed_on ORDER BY 1"),
+    about("deliveries", "grant", "id", "SELECT * FROM deliveries ORDER BY 1, 2"),
+    about("leases", "lease", "node_key", "SELECT * FROM leases ORDER BY 1"),
+    about("rotations", "identity", "old", "SELECT * FROM rotations ORDER BY 1, 2"),
+    about("certificates", "identity", "old", "SELECT * FROM certificates ORDER BY 1, 2, 3"),
+    about("described", "chain", "key", "SELECT * FROM described ORDER BY 1"),
+    about("devices", "device", "key", "SELECT * FROM devices ORDER BY 1"),
+    about("device_codes", "code", "id", "SELECT * FROM device_codes ORDER BY 1"),
+    // Made of events that are put in order there, and one span may be an event of two peers: nothing to clear.
+    Table { name: "peers", key: None, dump: "SELECT * FROM peers ORDER BY 1" },
+    Table { name: "peer_events", key: None, dump: "SELECT * FROM peer_events ORDER BY 1, 2" },
+    Table { name: "peer_faults", key: None, dump: "SELECT * FROM peer_faults ORDER BY 1" },
 ];
 
 const SCHEMA: &str = "
@@ -67,7 +83,8 @@ CREATE TABLE machines (
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, node TEXT, node_key TEXT, subject TEXT NOT NULL, mode TEXT NOT NULL,
   not_before INTEGER NOT NULL, expires INTEGER NOT NULL, limits TEXT NOT NULL, signed BLOB NOT NULL,
-  issued_ms INTEGER NOT NULL, issued_n INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, span TEXT NOT NULL
+  issued_ms INTEGER NOT NULL, issued_n INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, span TEXT NOT NULL,
+  revision INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE reuses (
   id TEXT NOT NULL, node TEXT NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (id, node)
@@ -92,6 +109,18 @@ CREATE TABLE points (
 CREATE TABLE groups (name TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (name, member)) STRICT, WITHOUT ROWID;
 CREATE INDEX groups_by_member ON groups (member);
 CREATE INDEX grants_live ON grants (expires) WHERE revoked_at IS NULL;
+CREATE TABLE policies (
+  number INTEGER PRIMARY KEY, policy TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL, set_ms INTEGER NOT NULL, span TEXT NOT NULL
+) STRICT;
+CREATE TABLE rules_heard (node_key TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE passed_on (
+  id TEXT PRIMARY KEY, parent TEXT NOT NULL, name TEXT NOT NULL, node_key TEXT NOT NULL, exit TEXT, caveat BLOB, expires INTEGER,
+  made_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, made_n INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE deliveries (
+  id TEXT NOT NULL, node_key TEXT NOT NULL, revision INTEGER NOT NULL, revoked INTEGER NOT NULL, PRIMARY KEY (id, node_key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE leases (node_key TEXT PRIMARY KEY, at INTEGER NOT NULL, statement BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 /// Made last where all is made anew: sorting once costs less than finding a place for each.
@@ -120,8 +149,7 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
     for table in TABLES.iter().map(|table| table.name).chain(["projection"]) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
     }
-    conn.execute_batch(SCHEMA)?;
-    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION])?;
+    make(conn)?;
     // In the order of their clocks no span is late, and a span still comes after what it builds on.
     let seen = Projector::new(conn, conn).read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
     conn.execute_batch(INDEX)?;
@@ -131,9 +159,15 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
 
 /// Makes empty tables.
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch(SCHEMA)?;
-    conn.execute_batch(INDEX)?;
-    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
+    make(conn)?;
+    conn.execute_batch(INDEX)
+}
+
+fn make(conn: &Connection) -> rusqlite::Result<()> {
+    for schema in [SCHEMA, peers::SCHEMA, devices::SCHEMA] {
+        conn.execute_batch(schema)?;
+    }
+    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(drop)
 }
 
 /// Reads the spans after the cursor into the tables.
@@ -213,13 +247,13 @@ impl<'c> Projector<'c> {
     pub(super) fn apply(&mut self, pos: i64, id: &str, span: &Span) -> rusqlite::Result<()> {
         let chain = self.chain(&span.author)?;
         dag::learn(self.tables, self.spans, chain, id, span)?;
-        let Some(key) = keys::of(&span.kind, &span.body) else { return Ok(()) };
+        let Some(key) = keys::of(span) else { return Ok(()) };
         run(
             self.tables,
             "INSERT INTO keys (pos, key, chain, seq) VALUES (?1, ?2, ?3, ?4)",
             params![pos, keys::digest(&key), chain, int(span.seq)],
         )?;
-        if self.is_late(&key, pos, span)? {
+        if self.is_late(&key, pos, span)? && !peers::takes_any_order(&span.kind) {
             self.late.insert(key);
             return Ok(());
         }
@@ -312,6 +346,19 @@ fn change(conn: &Connection, id: &str, span: &Span) -> rusqlite::Result<()> {
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
         kinds::GroupSet::KIND => at.with(&span.body, At::grouped),
+        kinds::RulesDelivered::KIND => at.with(&span.body, At::rules_delivered),
+        kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
+        kinds::GrantRenewed::KIND => at.with(&span.body, At::renewed),
+        kinds::GrantPassedOn::KIND => at.with(&span.body, At::passed_on),
+        kinds::RevocationDelivered::KIND => {
+            at.with(&span.body, |at, body: &kinds::RevocationDelivered| at.delivered(body.id, body.node_key, 0, true))
+        }
+        kinds::RenewalDelivered::KIND => {
+            at.with(&span.body, |at, body: &kinds::RenewalDelivered| at.delivered(body.id, body.node_key, body.revision, false))
+        }
+        kinds::LeaseStated::KIND => at.with(&span.body, At::stated),
+        kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
+        kind if kind.starts_with("device.") || kind.starts_with("identity.") => devices::apply(conn, span),
         _ => Ok(()),
     }
 }
@@ -403,6 +450,56 @@ impl At<'_> {
             self.conn,
             "UPDATE grants SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
             params![body.id.to_string(), int(body.at), body.reason, body.revocation.as_ref().map(|b| &b.0)],
+        )?;
+        run(
+            self.conn,
+            "UPDATE passed_on SET revoked_at = ?2, reason = ?3, revocation = ?4 WHERE id = ?1 AND revoked_at IS NULL",
+            params![body.id.to_string(), int(body.at), body.reason, body.revocation.as_ref().map(|b| &b.0)],
+        )
+    }
+
+    fn renewed(&self, body: &kinds::GrantRenewed) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "UPDATE grants SET revision = ?2, expires = ?3, signed = ?4 WHERE id = ?1 AND revision < ?2",
+            params![body.id.to_string(), int(body.revision), int(body.expires), body.grant.0],
+        )
+    }
+
+    fn passed_on(&self, body: &kinds::GrantPassedOn) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO passed_on (id, parent, name, node_key, exit, caveat, expires, made_ms, made_n)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                body.id.to_string(),
+                body.parent.to_string(),
+                body.name.as_str(),
+                body.node_key.to_string(),
+                body.exit.as_ref().map(|exit| exit.as_str()),
+                body.caveat.as_ref().map(|caveat| &caveat.0),
+                body.expires.map(int),
+                self.ms,
+                self.n,
+            ],
+        )
+    }
+
+    fn delivered(&self, id: B64<8>, node_key: B64<32>, revision: u64, revoked: bool) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO deliveries (id, node_key, revision, revoked) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (id, node_key) DO UPDATE SET revision = max(revision, excluded.revision), revoked = max(revoked, excluded.revoked)",
+            params![id.to_string(), node_key.to_string(), int(revision), revoked],
+        )
+    }
+
+    fn stated(&self, body: &kinds::LeaseStated) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO leases (node_key, at, statement) VALUES (?1, ?2, ?3)
+             ON CONFLICT (node_key) DO UPDATE SET at = excluded.at, statement = excluded.statement WHERE excluded.at > at",
+            params![body.node_key.to_string(), int(body.at), body.statement.0],
         )
     }
 
@@ -489,5 +586,39 @@ impl At<'_> {
         let add =
             |member| run(self.conn, "INSERT OR IGNORE INTO groups (name, member) VALUES (?1, ?2)", params![body.name.as_str(), member]);
         body.members.iter().try_for_each(add)
+    }
+
+    fn rules_delivered(&self, body: &kinds::RulesDelivered) -> rusqlite::Result<()> {
+        run(
+            self.conn,
+            "INSERT INTO rules_heard (node_key, number) VALUES (?1, ?2)
+             ON CONFLICT (node_key) DO UPDATE SET number = max(number, excluded.number)",
+            params![body.node_key.to_string(), int(body.number)],
+        )
+    }
+
+    /// A policy counts if the one before it is there and let its author change it; of two with one number the earlier one stays.
+    fn policy_set(&self, author: &str, body: &kinds::PolicySet) -> rusqlite::Result<()> {
+        let before: Option<String> = self
+            .conn
+            .prepare_cached("SELECT policy FROM policies WHERE number = ?1")?
+            .query_row([int(body.number) - 1], |row| row.get(0))
+            .optional()?;
+        if body.number == 0 || (body.number > 1 && before.is_none()) {
+            return Ok(());
+        }
+        let editors =
+            before.and_then(|text| serde_json::from_str::<Value>(&text).ok()).and_then(|mut policy| match policy["editors"].take() {
+                Value::Array(editors) => Some(editors),
+                _ => None,
+            });
+        if editors.is_some_and(|editors| !editors.iter().any(|editor| editor == author)) {
+            return Ok(());
+        }
+        run(
+            self.conn,
+            "INSERT OR IGNORE INTO policies (number, policy, reason, author, set_ms, span) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![int(body.number), json(&body.policy), body.reason, author, self.ms, self.id],
+        )
     }
 }

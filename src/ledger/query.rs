@@ -102,6 +102,23 @@ pub struct Reuse {
     pub last: u64,
 }
 
+/// A policy as it was set.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyRow {
+    /// Counts from 1.
+    pub number: u64,
+    /// The document.
+    pub policy: Map<String, Value>,
+    /// Why, in words; may be empty.
+    pub reason: String,
+    /// The device that set it.
+    pub author: B64<32>,
+    /// Unix milliseconds.
+    pub set_ms: u64,
+    /// The span that set it.
+    pub span: SpanId,
+}
+
 /// A grant that was issued, revoked or not.
 #[derive(Clone, Debug, Serialize)]
 pub struct GrantRow {
@@ -123,9 +140,11 @@ pub struct GrantRow {
     pub expires: u64,
     /// Its bounds.
     pub limits: GrantLimits,
-    /// The signed grant as it travels.
+    /// The newest revision of the signed grant as it travels.
     #[serde(skip)]
     pub signed: Vec<u8>,
+    /// Its revision: how often it was signed again.
+    pub revision: u64,
     /// Unix milliseconds.
     pub issued_ms: u64,
     /// Set once it was taken back.
@@ -175,8 +194,10 @@ pub struct Exit {
 const MACHINES: &str =
     "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span
     FROM machines";
-const GRANTS: &str = "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
-    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id) FROM grants";
+const GRANTS: &str =
+    "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
+    span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id),
+    revision FROM grants";
 const EXITS: &str = "SELECT name, transport, addresses, node_key, signed, bound, expires, accepted_ms, span, onion, discovery FROM exits";
 
 impl Ledger {
@@ -252,6 +273,23 @@ impl Ledger {
         Ok(found.into_iter().next())
     }
 
+    /// Every policy that ever held, newest first.
+    pub fn policies(&self) -> Result<Vec<PolicyRow>> {
+        self.rows("SELECT number, policy, reason, author, set_ms, span FROM policies ORDER BY number DESC", [], policy)
+    }
+
+    /// The number of the newest policy whose rules each node holds.
+    pub fn rules_heard(&self) -> Result<Vec<(B64<32>, u64)>> {
+        self.rows("SELECT node_key, number FROM rules_heard", [], |row| Ok((parsed(row, 0)?, uint(row, 1)?)))
+    }
+
+    /// How many spans of a kind there are since a time, Unix milliseconds.
+    pub fn count_since(&self, kind: &str, since_ms: u64) -> Result<u64> {
+        let since = i64::try_from(since_ms).unwrap_or(i64::MAX);
+        let found = self.rows("SELECT count(*) FROM spans WHERE kind = ?1 AND ms >= ?2", params![kind, since], |row| uint(row, 0))?;
+        Ok(found.into_iter().next().unwrap_or(0))
+    }
+
     /// The identity this ledger belongs to, as its first span says; none while it is empty.
     pub fn identity(&self) -> Result<Option<B64<32>>> {
         let found = self.rows("SELECT bytes FROM spans ORDER BY pos LIMIT 1", [], |row| row.get::<_, Vec<u8>>(0))?;
@@ -271,11 +309,27 @@ impl Ledger {
         Ok(!found.is_empty())
     }
 
-    fn rows<T>(&self, sql: &str, params: impl rusqlite::Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
+    pub(super) fn rows<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
         let conn = self.conn();
         let answer = || conn.prepare_cached(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
         answer().map_err(|error| store::failed(self.path(), "read", error))
     }
+}
+
+fn policy(row: &Row<'_>) -> rusqlite::Result<PolicyRow> {
+    Ok(PolicyRow {
+        number: uint(row, 0)?,
+        policy: from_json(row, 1)?,
+        reason: row.get(2)?,
+        author: parsed(row, 3)?,
+        set_ms: uint(row, 4)?,
+        span: parsed(row, 5)?,
+    })
 }
 
 fn proof(row: &Row<'_>) -> rusqlite::Result<Proof> {
@@ -294,17 +348,20 @@ fn proof(row: &Row<'_>) -> rusqlite::Result<Proof> {
     })
 }
 
-fn not_found(noun: &str, name: &str, list: &str) -> Error {
+pub(super) fn not_found(noun: &str, name: &str, list: &str) -> Error {
     let shown: String = name.chars().take(64).collect();
     Error::new(Code::NotFound, format!("there is no {noun} {shown:?}")).hint(list)
 }
 
 /// A text column as its type; a projection that cannot be read is as good as damaged.
-fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     row.get::<_, String>(column)?.parse().map_err(|error| unreadable(column, error))
 }
 
-fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+pub(super) fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
     let text: Option<String> = row.get(column)?;
     text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
 }
@@ -317,7 +374,7 @@ fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'stat
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }
 
-fn uint(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn uint(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0))
 }
 
@@ -364,6 +421,7 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<GrantRow> {
         expires: uint(row, 7)?,
         limits: from_json(row, 8)?,
         signed: row.get(9)?,
+        revision: uint(row, 17)?,
         issued_ms: uint(row, 10)?,
         revoked,
         reused,

@@ -193,7 +193,7 @@ fn is_exact(value: &Value) -> bool {
 }
 
 /// `noun.verb-past`, lower case, at most 64 characters.
-fn is_kind(kind: &str) -> bool {
+pub(super) fn is_kind(kind: &str) -> bool {
     let word = |w: &str| w.starts_with(|c: char| c.is_ascii_lowercase()) && w.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
     kind.len() <= MAX_KIND && kind.split_once('.').is_some_and(|(noun, verb)| word(noun) && word(verb))
 }

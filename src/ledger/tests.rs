@@ -16,7 +16,7 @@ pub(super) struct Home {
 }
 
 pub(super) fn keyring(identity: u8, device: u8) -> Keyring {
-    Keyring { identity: Seed::from_bytes(&[identity; 32]), device: Seed::from_bytes(&[device; 32]) }
+    Keyring::of(Seed::from_bytes(&[identity; 32]), Seed::from_bytes(&[device; 32]))
 }
 
 pub(super) fn begin(keyring: &Keyring) -> IdentityCreated {

@@ -164,8 +164,12 @@ struct Walk<'c> {
     tables: Projector<'c>,
     /// Last span of each author.
     tips: HashMap<B64<32>, (u64, SpanId, Hlc)>,
-    /// The identity that the first certificate names; all others must name the same.
+    /// The identity that the first certificate names.
     identity: Option<B64<32>>,
+    /// Chains that are certified by other identities: position, id and identity. Rotations must link each of them to the first.
+    others: Vec<(i64, SpanId, B64<32>)>,
+    /// Which identity took the place of which, as both keys signed.
+    rotations: Vec<(B64<32>, B64<32>)>,
     /// What an earlier check remembered, and whether it is to be believed.
     known: Option<Checked>,
     full: bool,
@@ -180,7 +184,20 @@ impl<'c> Walk<'c> {
     fn new(conn: &'c Connection, fresh: &'c Connection, known: Option<Checked>, full: bool) -> rusqlite::Result<Walk<'c>> {
         let tables = Projector::new(fresh, conn).expecting_late(0)?;
         let digest = blake3::Hasher::new();
-        Ok(Walk { conn, fresh, tables, tips: HashMap::new(), identity: None, known, full, digest, changed: false, last: 0 })
+        Ok(Walk {
+            conn,
+            fresh,
+            tables,
+            tips: HashMap::new(),
+            identity: None,
+            others: Vec::new(),
+            rotations: Vec::new(),
+            known,
+            full,
+            digest,
+            changed: false,
+            last: 0,
+        })
     }
 
     /// Walks over everything: what was found, what to remember, and whether what was remembered has changed.
@@ -252,7 +269,8 @@ impl<'c> Walk<'c> {
                     .try_for_each(|(pos, id, held)| self.take(&pos, held).map_err(|what| Broken { pos: number(&pos), id, what }))
             },
         )?;
-        damage.map_or(Ok(()), |error| Err(read(self.last, error)))
+        damage.map_or(Ok(()), |error| Err(read(self.last, error)))?;
+        self.stranger().map_or(Ok(()), Err)
     }
 
     /// Takes the next span into account.
@@ -263,7 +281,8 @@ impl<'c> Walk<'c> {
         }
         let Held { span, id, signature } = held?;
         self.place(&span, id, next)?;
-        self.certificate(&span)?;
+        self.certificate(&span, id, next)?;
+        self.rotation(&span)?;
         self.last = next;
         self.digest.update(&id.0).update(&signature);
         if let Some(known) = self.known.filter(|known| known.pos == next) {
@@ -345,8 +364,8 @@ impl<'c> Walk<'c> {
         ask().map_err(|error| error.to_string())
     }
 
-    /// A chain begins with the device's certificate by the one identity.
-    fn certificate(&mut self, span: &Span) -> Result<(), String> {
+    /// A chain begins with the device's certificate by an identity.
+    fn certificate(&mut self, span: &Span, id: SpanId, pos: i64) -> Result<(), String> {
         if span.seq > 0 {
             return Ok(());
         }
@@ -358,8 +377,14 @@ impl<'c> Walk<'c> {
             return Err("its author's device certificate does not hold".to_owned());
         }
         if *self.identity.get_or_insert(body.identity) != body.identity {
-            return Err("its author is a device of another identity".to_owned());
+            self.others.push((pos, id, body.identity));
         }
+        Ok(())
+    }
+
+    /// An identity is followed by another only if both keys signed that.
+    fn rotation(&mut self, span: &Span) -> Result<(), String> {
+        self.rotations.extend(super::devices::rotation_of(span)?);
         Ok(())
     }
 
@@ -394,6 +419,14 @@ impl<'c> Walk<'c> {
             report.withheld += 1;
         }
         Ok(())
+    }
+
+    /// The first chain of an identity that no rotation links to the one of this ledger.
+    fn stranger(&self) -> Option<Broken> {
+        let linked = super::devices::linked(self.identity?, &self.rotations);
+        let (pos, id, _) = self.others.iter().find(|(_, _, identity)| !linked.contains(identity))?;
+        let what = "its author is a device of another identity".to_owned();
+        Some(Broken { pos: u64::try_from(*pos).ok(), id: Some(id.to_string()), what })
     }
 
     /// Projections that differ from those made anew.

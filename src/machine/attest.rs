@@ -310,7 +310,7 @@ fn report_evidence(report: &Path) -> Result<Vec<u8>> {
         bytes = raw;
     }
     let snp = Some(SnpEvidence { report: bytes, certificates: Vec::new() });
-    Ok(Evidence { nonce: evidence::Nonce([0; 32]), app_digest: [0; 32], snp, tpm: None }.encode())
+    Ok(Evidence { nonce: evidence::Nonce([0; 32]), app_digest: [0; 32], snp, tpm: None, seed: None }.encode())
 }
 
 /// Certificates in files, or the table of an extended report.

@@ -1,6 +1,7 @@
 //! `machine build`: finds what an image is made from, makes it, writes it, and says what it is.
 
 use super::packages::{self, Package};
+use super::predict::{PredictOrder, predict, predict_boot_program};
 use crate::config::{Paths, fs};
 use crate::encoding::hex;
 use crate::error::{Code, Doing, Error, Result};
@@ -33,6 +34,15 @@ pub struct BuildOrder {
     pub program: Option<PathBuf>,
     /// Unix seconds for every time inside.
     pub epoch: u32,
+    /// The launch measurements to note, where firmware was named.
+    pub launch: Option<PredictOrder>,
+}
+
+impl BuildOrder {
+    /// The measurements of the firmware alone: what is wrong with it shows before anything is made.
+    fn of_firmware(&self) -> Result<Vec<Launch>> {
+        Ok(self.launch.as_ref().map(predict).transpose()?.map(|found| found.launch).unwrap_or_default())
+    }
 }
 
 /// What was made, and where.
@@ -70,12 +80,13 @@ impl Loaded {
 }
 
 /// Makes an image in a folder. An image that lies there already is replaced file by file, its description last.
-pub fn build(paths: &Paths, order: &BuildOrder, launch: &[Launch], progress: &dyn Progress) -> Result<Built> {
+pub fn build(paths: &Paths, order: &BuildOrder, progress: &dyn Progress) -> Result<Built> {
+    let launch = order.of_firmware()?;
     let step = progress.step("find kernel and stub");
     let inputs = Inputs::find(paths, order)?;
     step.done();
     std::fs::create_dir_all(&order.out).doing("make the folder", order.out.display())?;
-    make(&inputs, &order.out, order.epoch, launch, progress)
+    make(&inputs, &order.out, order, launch, progress)
 }
 
 /// What [`build`] or [`verify`] would do, one sentence each.
@@ -121,7 +132,8 @@ impl Inputs {
     }
 }
 
-fn make(inputs: &Inputs, out: &Path, epoch: u32, launch: &[Launch], progress: &dyn Progress) -> Result<Built> {
+fn make(inputs: &Inputs, out: &Path, order: &BuildOrder, mut launch: Vec<Launch>, progress: &dyn Progress) -> Result<Built> {
+    let epoch = order.epoch;
     let kernel = Deb::parse(&inputs.kernel.path.display().to_string(), &inputs.kernel.bytes)?;
     let stub_package =
         inputs.stub.bytes.starts_with(b"!<arch>").then(|| Deb::parse(&inputs.stub.path.display().to_string(), &inputs.stub.bytes));
@@ -132,6 +144,9 @@ fn make(inputs: &Inputs, out: &Path, epoch: u32, launch: &[Launch], progress: &d
     };
     let recipe = Recipe { program: &inputs.program.bytes, version: env!("CARGO_PKG_VERSION"), kernel: &kernel, stub: &stub, epoch };
     let image = image::build(&recipe, progress)?;
+    if let Some(order) = &order.launch {
+        launch.extend(predict_boot_program(order, &image.uki.bytes)?);
+    }
     let (disk, archive) = write(&image.uki.bytes, out, epoch, progress)?;
     let section = |piece: &image::Piece| Section { name: piece.name.to_owned(), size: piece.size as u64, sha256: hex(&piece.sha256) };
     let manifest = Manifest {
@@ -150,7 +165,7 @@ fn make(inputs: &Inputs, out: &Path, epoch: u32, launch: &[Launch], progress: &d
         kernel_authenticode: hex(&image.uki.kernel_authenticode),
         sections: image.uki.pieces.iter().map(section).collect(),
         pcr: BTreeMap::from([(4, hex(&image.uki.pcr4)), (11, hex(&image.uki.pcr11))]),
-        launch: launch.to_vec(),
+        launch,
         disk,
         archive,
         reproduce: reproduce(inputs, epoch),
@@ -259,7 +274,8 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<(
 }
 
 /// Makes an image again from the inputs that a manifest names; refused, with what differs, unless it is byte for byte the same.
-pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &[Launch], progress: &dyn Progress) -> Result<()> {
+pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, progress: &dyn Progress) -> Result<()> {
+    let launch = order.of_firmware()?;
     let name = manifest_file.display().to_string();
     let told = Manifest::parse(&name, &fs::read(manifest_file, Manifest::MAX)?)?;
     let step = progress.step("find the same inputs");
@@ -277,7 +293,7 @@ pub fn verify(paths: &Paths, manifest_file: &Path, order: &BuildOrder, launch: &
     let inputs = Inputs::find(paths, &order)?;
     step.done();
     let scratch = Scratch::new(paths)?;
-    let made = make(&inputs, &scratch.0, order.epoch, launch, progress)?.manifest;
+    let made = make(&inputs, &scratch.0, &order, launch, progress)?.manifest;
     let mut differ = differences(&told, &made);
     let folder = manifest_file.parent().unwrap_or(Path::new("."));
     for artifact in [&told.disk, &told.archive] {

@@ -1,7 +1,7 @@
 //! Taking possession of a node: the bootstrap conversation of `docs/protocol.md`, on the operator's side.
 
 use crate::attest::judge::{Answer, Asked};
-use crate::attest::{Outcome, Verdict};
+use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, Purpose, Seed, sign, x25519_public};
@@ -9,6 +9,7 @@ use crate::owner::dial;
 use crate::progress::Progress;
 use crate::proof::{self, Terms};
 use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
+use crate::session::seed::Source;
 use crate::session::{self, ConnectError, CoverKey, Pipe};
 use std::io;
 
@@ -49,8 +50,14 @@ pub struct Target<'a> {
     pub cover: &'a [u8; 32],
     /// Its name.
     pub label: &'a Label,
-    /// The seed to hand over, to a machine that keeps none itself.
+    /// Where it was deployed to get its seed from.
+    pub source: Source,
+    /// The seed to hand over, to a machine that waits for it.
     pub seed: Option<&'a Seed>,
+    /// Asked when its evidence is known, before anything is handed over.
+    pub permit: &'a dyn Fn(&Verdict) -> Result<()>,
+    /// Signed rotations that lead to the owner's identity of now, oldest first.
+    pub rotations: &'a [Vec<u8>],
 }
 
 /// Has a node prove what the terms demand; then proves to it that we are its owner, hands over its seed if it needs one, and
@@ -73,6 +80,10 @@ pub async fn claim(
     let (offer, verdict, discovered) = question(&mut pipe, target, terms, discover).await?;
     if verdict.outcome == Outcome::Refused {
         return Err(Failure::Unproved(pipe.remote, Box::new(verdict)));
+    }
+    (target.permit)(&verdict)?;
+    if offer.seed_source == Source::Measured.as_str() && verdict.rung < Rung::ImageByHardware {
+        return Err(unmeasured(label, &verdict).into());
     }
     step.done();
 
@@ -130,11 +141,11 @@ async fn converse(pipe: &mut Pipe, target: &Target<'_>, offer: &Offer, keyring: 
     // A node that has its seed already answers with the key that comes of it, and is not handed it again.
     let own = target.seed.map(|seed| x25519_public(&seed.derive(Purpose::NodeNoise)));
     let has_seed = own == Some(pipe.remote);
-    if (offer.seed_source == "owner") != target.seed.is_some() || (offer.claimed && own.is_some() && !has_seed) {
+    if offer.seed_source != target.source.as_str() || (offer.claimed && own.is_some() && !has_seed) {
         return Err(other_seed(label));
     }
     let seed = target.seed.filter(|_| !has_seed).map(|seed| *seed.expose());
-    let claim = Claim { owner: keyring.identity_public(), signature, seed };
+    let claim = Claim { owner: keyring.identity_public(), signature, seed, rotations: target.rotations.to_vec() };
     pipe.send(&Turn::Claim(claim).encode()).await.map_err(lost)?;
     read(&pipe.recv(ClaimReply::LIMIT).await.map_err(lost)?, label)
 }
@@ -144,6 +155,16 @@ fn other_seed(label: &Label) -> Error {
     Error::new(Code::Refused, format!("the node there is not the machine `{label}` that was deployed; nothing was handed over"))
         .because("it does not get its keys from where that machine would")
         .hint(format!("portdistrict machine logs {label}"))
+}
+
+/// Under a launch that does not cover the image, another machine on the same processor can come to the same seed.
+fn unmeasured(label: &Label, verdict: &Verdict) -> Error {
+    Error::new(
+        Code::Refused,
+        format!("machine `{label}` says that its seed is measured, and its hardware does not say so; nothing was claimed"),
+    )
+    .because(format!("wanted is proof of the \"{}\", it has \"{}\"", Rung::ImageByHardware.title(), verdict.rung.title()))
+    .hint(format!("deploy it with --seed owner: portdistrict machine destroy {label}"))
 }
 
 fn read<T: Message>(bytes: &[u8], label: &Label) -> Result<T> {

@@ -514,6 +514,7 @@ mod tests {
 
     fn plan(dir: &Path) -> Plan {
         Plan {
+            source: crate::session::seed::Source::Local,
             label: "home".parse().unwrap(),
             dir: dir.join("home"),
             owner: Some([7; 32]),

@@ -10,32 +10,39 @@ pub mod claim;
 mod folder;
 mod local;
 mod packages;
+mod permit;
 pub mod predict;
 mod process;
 pub mod provider;
 mod qemu;
+mod seeds;
 mod service;
 mod tail;
 mod tools;
+pub mod watch;
 
 pub use claim::Claimed;
+pub use permit::tell as tell_policy;
 pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
 
-use crate::attest::{Outcome, Rung};
+use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::{Label, Paths, fs};
 use crate::context::Context;
-use crate::encoding::{base64, from_base64_array, node_id};
+use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::ledger::kinds::{MachineClaimed, MachineDeployed, MachineDestroyed, MachineReconnected};
 use crate::ledger::{B64, Machine};
-use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, dial_address, revocations};
+use crate::owner::{self, Control, DEMAND, DIAL, IMAGE, ONION, ONION_RESTRICTED, SEED, SEED_SOURCE, dial_address, revocations};
+use crate::policy::Asked;
 use crate::progress::Progress;
 use crate::proof;
-use crate::session::messages::{OnionState, OnionStatus, Status};
+use crate::session::messages::{MAX_ROTATIONS, OnionState, OnionStatus, Status};
+use crate::session::seed::Source;
 use crate::tor;
 use check::Check;
 use provider::{LineSink, Provider, Site};
+use seeds::{open_seed, read_seed, seal_seed, source, source_of};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -51,9 +58,6 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 const ONION_PATIENCE: Duration = Duration::from_secs(180);
 /// How often a node that begins is asked.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-
-/// Far above 43 characters.
-const MAX_SEED_FILE: usize = 256;
 
 /// What a person decides about a new machine.
 pub struct Order {
@@ -75,6 +79,8 @@ pub struct Order {
     pub claim_by_anyone: bool,
     /// Whether a service manager keeps it running.
     pub service: bool,
+    /// Where its node's seed comes from; what is usual for the provider if absent.
+    pub source: Option<Source>,
     /// File with the seed its node begins with; made if missing.
     pub seed_file: Option<PathBuf>,
     /// Whether it is an onion service, too.
@@ -97,6 +103,7 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         return Err(Error::new(Code::Exists, format!("there is a machine `{}` already", order.label))
             .hint(format!("choose another label, or: portdistrict machine show {}", order.label)));
     }
+    let source = source(order)?;
     let mut cover = [0; 32];
     getrandom::fill(&mut cover).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
     Ok(Plan {
@@ -110,24 +117,11 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         allow: order.allow.clone(),
         log_destinations: order.log_destinations,
         service: order.service,
+        source,
         seed: order.seed_file.as_deref().map(read_seed).transpose()?.flatten(),
         tor: order.tor.as_ref().map(tor_plan).transpose()?,
         vm: order.vm.clone(),
     })
-}
-
-/// The seed in a file; none if there is no such file yet.
-fn read_seed(file: &Path) -> Result<Option<Zeroizing<[u8; 32]>>> {
-    let bytes = match fs::read_private(file, MAX_SEED_FILE) {
-        Err(error) if error.code() == Code::NotFound => return Ok(None),
-        other => Zeroizing::new(other?),
-    };
-    let seed = std::str::from_utf8(&bytes).ok().and_then(|text| from_base64_array(text.trim()));
-    let seed = seed.ok_or_else(|| {
-        Error::new(Code::Usage, format!("{} does not hold a seed (32 bytes as base64url)", file.display()))
-            .hint("name a file that `machine deploy --seed-file` made, or one that does not exist yet")
-    })?;
-    Ok(Some(Zeroizing::new(seed)))
 }
 
 /// The settings travel with the machine: what is checked here is what it will use.
@@ -143,12 +137,15 @@ fn tor_plan(order: &TorOrder) -> Result<TorPlan> {
 
 /// What [`deploy`] would do, one sentence each.
 pub fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
-    order.on.provider().describe(&plan(cx, order)?)
+    let plan = plan(cx, order)?;
+    permit::deploy(cx, order, Asked::DryRun)?;
+    order.on.provider().describe(&plan)
 }
 
 /// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
 pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Result<Machine> {
     let mut plan = plan(cx, order)?;
+    permit::deploy(cx, order, Asked::InEarnest)?;
     if let (Some(file), None) = (&order.seed_file, &plan.seed) {
         // Written before it is used: an address that was handed out must be one that can be had again.
         let seed = Seed::random()?;
@@ -156,9 +153,12 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
         plan.seed = Some(Zeroizing::new(*seed.expose()));
     }
     let mut detail = Map::new();
-    if order.on.keeps_no_seed() {
+    if plan.source == Source::Owner {
         let seed = plan.seed.get_or_insert(Zeroizing::new(*Seed::random()?.expose()));
         detail.insert(SEED.to_owned(), seal_seed(cx, seed)?.into());
+    }
+    if plan.source.is_of_hardware() {
+        detail.insert(SEED_SOURCE.to_owned(), plan.source.as_str().into());
     }
     let provider = order.on.provider();
     let made = provider.deploy(&plan, progress).await?;
@@ -228,7 +228,7 @@ pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progres
     }
     record_proof(cx, label, &claimed)?;
     let machine = cx.ledger()?.machine(label)?;
-    if seed.is_some() {
+    if source_of(&machine) != Source::Local || succeeded(cx, &machine) {
         settle(cx, &machine, progress).await?;
     }
     Ok(ClaimOutcome { machine, claimed })
@@ -253,7 +253,12 @@ async fn possess(
 ) -> Result<Claimed> {
     let label = &machine.label;
     let terms = attest::terms(cx, machine, demand)?;
-    let target = claim::Target { address: dial_address(machine)?, cover: &cover.0, label, seed };
+    let permit = |verdict: &Verdict| permit::claim(cx, label, verdict);
+    let rotations = cx.ledger()?.rotations()?;
+    // The newest ones: a machine that was not visited for longer than that is one of an identity that nobody has any more.
+    let rotations = &rotations[rotations.len().saturating_sub(MAX_ROTATIONS)..];
+    let (address, source) = (dial_address(machine)?, source_of(machine));
+    let target = claim::Target { address, cover: &cover.0, label, source, seed, permit: &permit, rotations };
     match claim::claim(&target, terms, demand.discover, cx.keyring()?, progress).await {
         Ok(claimed) => Ok(claimed),
         Err(claim::Failure::Error(error)) => Err(error),
@@ -264,24 +269,6 @@ async fn possess(
             Err(proof::refusal(label.as_str(), &verdict, hint))
         }
     }
-}
-
-/// A machine's seed as the ledger keeps it: 16 random bytes, then the seed sealed for them.
-fn seal_seed(cx: &Context, seed: &[u8; 32]) -> Result<String> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
-    let sealed = cx.keyring()?.seal_machine_seed(&id, seed);
-    Ok(base64(&[&id[..], &sealed[..]].concat()))
-}
-
-/// The seed that a machine waits for; none if it keeps its own.
-fn open_seed(cx: &Context, machine: &Machine) -> Result<Option<Seed>> {
-    let Some(text) = machine.detail.get(SEED).and_then(Value::as_str) else { return Ok(None) };
-    let parts = from_base64_array::<48>(text).and_then(|bytes| Some((*bytes.first_chunk()?, *bytes.last_chunk()?)));
-    let (id, sealed): ([u8; 16], [u8; 32]) = parts.ok_or_else(|| {
-        Error::new(Code::Ledger, format!("the record of machine `{}` has a damaged seed", machine.label)).hint("portdistrict ledger verify")
-    })?;
-    Ok(Some(Seed::from_bytes(&cx.keyring()?.seal_machine_seed(&id, &sealed))))
 }
 
 /// Waits until a node that was handed its seed has begun anew with it, and can be reached by every way that it offers.
@@ -353,6 +340,11 @@ fn changed_key(label: &Label, pinned: &[u8; 32], found: &[u8; 32]) -> Error {
         .hint(format!("find out why first; to start over: portdistrict machine destroy {label}"))
 }
 
+/// Whether the machine was deployed under an identity that was rotated since.
+fn succeeded(cx: &Context, machine: &Machine) -> bool {
+    cx.keyring().is_ok_and(|keyring| keyring.identity_public() != machine.owner.0 && keyring.seed_of(&machine.owner.0).is_some())
+}
+
 /// What [`reconnect`] found.
 pub struct Reconnected {
     /// Whether the machine had to be started.
@@ -371,17 +363,26 @@ pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, pro
     if machine.node_key.is_none() {
         return Err(owner::not_claimed(label));
     }
-    let status = match (open_seed(cx, &machine)?, machine.cover) {
-        (Some(seed), Some(cover)) => {
-            // It may have begun anew and forgotten everything: who owns it, and who it is.
-            let claimed = possess(cx, &machine, &cover, Some(&seed), demand, progress).await?;
+    let status = match machine.cover.filter(|_| source_of(&machine) != Source::Local) {
+        Some(cover) => {
+            // It may have begun anew and forgotten everything: who owns it, and perhaps who it is.
+            let seed = open_seed(cx, &machine)?;
+            let claimed = possess(cx, &machine, &cover, seed.as_ref(), demand, progress).await?;
             if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
                 return Err(changed_key(label, &pinned, &claimed.node));
             }
             record_proof(cx, label, &claimed)?;
             settle(cx, &machine, progress).await?
         }
-        _ => {
+        None => {
+            if let Some(cover) = machine.cover.filter(|_| succeeded(cx, &machine)) {
+                // It may know the identity of before: it hears of the rotation first.
+                let claimed = possess(cx, &machine, &cover, None, demand, progress).await?;
+                if let Some(B64(pinned)) = machine.node_key.filter(|key| key.0 != claimed.node) {
+                    return Err(changed_key(label, &pinned, &claimed.node));
+                }
+                settle(cx, &machine, progress).await?;
+            }
             let step = progress.step("ask the node");
             let status = Control::open(cx, &machine).await?.status().await?;
             step.done();
@@ -418,18 +419,21 @@ pub struct Seen {
 
 /// Looks at one machine, waiting at most a moment.
 pub async fn look(cx: &Context, machine: Machine) -> Seen {
-    let (power, pid) = match place(cx.paths(), &machine) {
-        Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
-        None => (Power::On, None),
-    };
-    let live = ask(cx, &machine, power).await;
+    let (power, pid) = from_outside(cx, &machine).await;
+    let live = glance(&machine.label, power, async { Control::open(cx, &machine).await?.status().await }).await;
     Seen { machine, power, pid, live }
 }
 
-/// What the node says of itself, if its provider sees it running.
-async fn ask(cx: &Context, machine: &Machine, power: Power) -> Result<Status> {
-    let label = &machine.label;
-    let ask = async { Control::open(cx, machine).await?.status().await };
+/// How its provider sees it, and its process if it is one on this computer.
+async fn from_outside(cx: &Context, machine: &Machine) -> (Power, Option<i32>) {
+    match place(cx.paths(), machine) {
+        Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
+        None => (Power::On, None),
+    }
+}
+
+/// Asks a node that its provider sees running, waiting at most a moment.
+async fn glance<T>(label: &Label, power: Power, ask: impl Future<Output = Result<T>>) -> Result<T> {
     match power {
         Power::On => tokio::time::timeout(GLANCE, ask).await.unwrap_or_else(|_| {
             Err(Error::new(Code::TimedOut, format!("machine `{label}` did not answer within {} seconds", GLANCE.as_secs()))

@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
 use crate::owner::metadata::OnFailure;
 use crate::progress::Progress;
+use crate::session::seed::Source;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
@@ -40,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// Whether its machines boot an image: they keep nothing, and their owner brings the seed.
+    /// Whether its machines boot an image: they keep nothing, and their seed comes from their owner or their hardware.
     pub fn keeps_no_seed(self) -> bool {
         match self {
             Kind::Local => false,
@@ -96,6 +97,8 @@ pub struct Plan {
     pub log_destinations: bool,
     /// Whether a service manager keeps it running over restarts of the computer.
     pub service: bool,
+    /// Where its node's seed comes from.
+    pub source: Source,
     /// The seed its node begins with; a random one if absent.
     pub seed: Option<Zeroizing<[u8; 32]>>,
     /// Be an onion service, too.

@@ -1,41 +1,33 @@
 //! A node on a machine whose processor is one of our own making: it signs what AMD's would sign, under a root that is none of AMD's.
 
 use super::evidence::{Collected, Hardware};
+use super::hardware::sev_guest::SevGuest;
+use super::hardware::sev_guest::double::Chip;
 use super::*;
-use crate::attest::evidence::{SnpEvidence, Subject};
+use crate::attest::evidence::Subject;
 use crate::attest::judge::{Answer, Asked};
-use crate::attest::snp::synthetic::{ASK_SERIAL, HOW, KEYS, ark_der, blank_report, crl, issuer_der, leaf_der, put, sign_report, table};
-use crate::attest::snp::{Endorsement, Product};
+use crate::attest::snp::Product;
+use crate::attest::snp::synthetic::{ASK_SERIAL, HOW, KEYS, ark_der, crl};
 use crate::attest::x509::forge::NOW;
 use crate::attest::{Outcome, Reason, Rung, Verdict};
 use crate::error::Result;
+use crate::image::{Covers, Launch, Manifest};
+use crate::keyring::{Keyring, Unlock};
+use crate::machine::claim::{Failure, Target, claim};
+use crate::progress::Silent;
 use crate::proof::Terms;
 use crate::session::messages::{Activation, Challenge, Message, Offer};
+use crate::session::seed::Source;
 use crate::session::{CoverKey, bootstrap};
 use std::path::PathBuf;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 const COVER: [u8; 32] = [5; 32];
-const ASK: &str = "4ab7b379-bbac-4fe4-a02f-05aef327c782";
-const VCEK: &str = "63da758d-e664-4564-adc5-f4b93be8accd";
-
-/// The chip, and whether its host lets debuggers in.
-struct Chip {
-    debug: bool,
-}
-
-impl Hardware for Chip {
+/// The chip as the node asks it: through the structures of `/dev/sev-guest`.
+impl Hardware for SevGuest<Chip> {
     fn collect(&mut self, subject: &Subject) -> Result<Collected> {
-        let mut report = blank_report(Product::Genoa, Endorsement::Vcek, 3);
-        put(&mut report, 0x050, &subject.report_data());
-        if self.debug {
-            put(&mut report, 0x008, &(0x0003_0000_u64 | 1 << 19).to_le_bytes());
-        }
-        sign_report(&mut report, &KEYS.leaf);
-        let (ask, vcek) = (issuer_der(Product::Genoa, Endorsement::Vcek), leaf_der(Product::Genoa, Endorsement::Vcek));
-        let certificates = table(&[(ASK, &ask), (VCEK, &vcek)]);
-        Ok(Collected { snp: Some(SnpEvidence { report: report.to_vec(), certificates }), tpm: None })
+        Ok(Collected { snp: Some(self.report(&subject.report_data())?), tpm: None })
     }
 
     fn activate(&mut self, _: &Activation) -> Result<Zeroizing<Vec<u8>>> {
@@ -46,6 +38,7 @@ impl Hardware for Chip {
 /// What an operator hears in the bootstrap, and judges.
 struct Place {
     dir: TempDir,
+    node: Node,
     key: [u8; 32],
     offer: Offer,
 }
@@ -54,18 +47,23 @@ const NONCE: [u8; 32] = [1; 32];
 
 impl Place {
     async fn new(chip: Chip) -> Place {
+        Place::with_seed_of(None, chip).await
+    }
+
+    async fn with_seed_of(seed_of: Option<Source>, chip: Chip) -> Place {
         let dir = TempDir::new().unwrap();
         let cover = dir.path().join("cover");
         write_cover_file(&cover, &COVER).unwrap();
         let mut config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("node"), "vm".parse().unwrap());
         config.claim_by_anyone = true;
         config.bootstrap_cover_file = Some(cover);
-        let node = Node::start_on(config, Log::in_memory(), Witness::of(Some(Box::new(chip)))).unwrap();
+        config.seed_of = seed_of;
+        let node = Node::start_on(config, Log::in_memory(), Witness::of(Some(Box::new(SevGuest(chip))))).unwrap();
         let tcp = tokio::net::TcpStream::connect(node.address()).await.unwrap();
         let mut pipe = bootstrap(tcp, &CoverKey::from_bytes(COVER), &[3; 32]).await.unwrap();
         pipe.send(&Challenge { nonce: NONCE }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
-        Place { dir, key: pipe.remote, offer }
+        Place { dir, node, key: pipe.remote, offer }
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -76,8 +74,13 @@ impl Place {
 
     /// Terms of somebody who trusts this chip's maker.
     fn trusting(&self) -> Terms {
+        self.trusting_and("")
+    }
+
+    /// The same, with more rules for the processor.
+    fn trusting_and(&self, rules: &str) -> Terms {
         self.file("ark.der", &ark_der(Product::Genoa));
-        let policy = self.file("policy.toml", b"version = 1\n[snp]\nroots = [\"ark.der\"]\n");
+        let policy = self.file("policy.toml", format!("version = 1\n[snp]\nroots = [\"ark.der\"]\n{rules}").as_bytes());
         let mut terms = Terms::load(Some(&policy)).unwrap();
         // The certificates and lists of tests are of that time.
         terms.judge_as_of(NOW);
@@ -91,7 +94,7 @@ impl Place {
 
 #[tokio::test]
 async fn a_report_is_bound_to_the_key_that_answers_and_to_the_question() {
-    let place = Place::new(Chip { debug: false }).await;
+    let place = Place::new(Chip::default()).await;
     let terms = place.trusting();
     let verdict = place.judge(&terms, place.key, NONCE);
     assert_eq!((verdict.outcome, verdict.rung), (Outcome::Verified, Rung::GenuineChip), "{verdict:?}");
@@ -105,7 +108,7 @@ async fn a_report_is_bound_to_the_key_that_answers_and_to_the_question() {
 
 #[tokio::test]
 async fn a_chip_of_another_maker_is_nobodys_unless_its_root_is_named() {
-    let place = Place::new(Chip { debug: false }).await;
+    let place = Place::new(Chip::default()).await;
     let mut amd = Terms::load(None).unwrap();
     amd.judge_as_of(NOW);
     let verdict = place.judge(&amd, place.key, NONCE);
@@ -114,15 +117,60 @@ async fn a_chip_of_another_maker_is_nobodys_unless_its_root_is_named() {
 }
 
 #[tokio::test]
+async fn a_measured_seed_is_claimed_where_the_processor_speaks_of_the_image_and_nowhere_else() {
+    let place = Place::with_seed_of(Some(Source::Measured), Chip::default()).await;
+    let paths = crate::config::Paths::find(Some(&place.dir.path().join("owner"))).unwrap();
+    let keyring = Keyring::create(&paths, &Unlock::default()).unwrap();
+    let launch = "3c".repeat(48);
+    let claim = async |rules: String| {
+        let (address, label) = (place.node.address().to_string(), "vm".parse().unwrap());
+        let target = Target {
+            address: &address,
+            cover: &COVER,
+            label: &label,
+            source: Source::Measured,
+            seed: None,
+            permit: &|_| Ok(()),
+            rotations: &[],
+        };
+        claim(&target, place.trusting_and(&rules), false, &keyring, &Silent).await
+    };
+    // The same launch, and what it is worth: nobody named it, the firmware alone, the image.
+    for rules in [String::new(), format!("firmware = [\"{launch}\"]\n")] {
+        let Err(Failure::Error(error)) = claim(rules).await else { panic!("claimed") };
+        assert!(error.message().contains("its hardware does not say so; nothing was claimed"), "{error:?}");
+        assert!(!place.node.ready().claimed);
+    }
+    let claimed = claim(format!("images = [\"{launch}\"]\n")).await.unwrap_or_else(|_| panic!("not claimed"));
+    assert_eq!((claimed.verdict.rung, claimed.node), (Rung::ImageByHardware, place.key));
+}
+
+#[tokio::test]
+async fn a_description_that_lists_a_launch_of_the_image_is_enough() {
+    let place = Place::new(Chip::default()).await;
+    let mut image = Manifest::parse("image.json", include_bytes!("../attest/eventlog/testdata/image.json")).unwrap();
+    let mut rung = |covers| {
+        image.launch = vec![Launch { vmm: "qemu".to_owned(), cpu: None, vcpus: 1, covers, digest: "3c".repeat(48) }];
+        let mut terms = place.trusting();
+        terms.want_image(&image).unwrap();
+        let verdict = place.judge(&terms, place.key, NONCE);
+        assert_eq!(verdict.outcome, Outcome::Verified, "{verdict:?}");
+        assert!(verdict.findings.iter().any(|finding| finding.found.contains("local: known to")), "{verdict:?}");
+        verdict.rung
+    };
+    assert_eq!((rung(Covers::Image), rung(Covers::Firmware)), (Rung::ImageByHardware, Rung::ProviderFirmware));
+}
+
+#[tokio::test]
 async fn a_host_that_may_look_inside_is_refused() {
-    let place = Place::new(Chip { debug: true }).await;
+    let place = Place::new(Chip { debug: true, ..Chip::default() }).await;
     let verdict = place.judge(&place.trusting(), place.key, NONCE);
     assert_eq!((verdict.outcome, verdict.reason()), (Outcome::Refused, Some(Reason::DebugEnabled)));
 }
 
 #[tokio::test]
 async fn a_list_of_revoked_certificates_counts_if_it_is_the_makers_and_current() {
-    let place = Place::new(Chip { debug: false }).await;
+    let place = Place::new(Chip::default()).await;
     let judged = |list: Vec<u8>| {
         let mut terms = place.trusting();
         terms.use_revocations(&place.file("list.crl", &list)).unwrap();

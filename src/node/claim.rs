@@ -6,6 +6,7 @@ use crate::config::time::now_s;
 use crate::keyring::{self, Seed};
 use crate::session::Pipe;
 use crate::session::messages::{Activated, CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Message, Offer, Turn, claim_payload};
+use crate::token::{SignedRotation, leads};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +21,18 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Speaks to whoever knows the bootstrap's cover key.
 pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
     let challenge = Challenge::decode(&pipe.recv(Challenge::LIMIT).await?).map_err(io::Error::other)?;
-    let app_digest = core.app_digest().await;
-    let evidence = core.witness.answer(core.key, app_digest, challenge.nonce).await;
+    let speaker = core.speaker().await;
+    let evidence = core.witness.answer(speaker, challenge.nonce).await;
     if let Err(error) = &evidence {
         core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
     }
     let offer = Offer {
         // A process on a host has none, and says so by its absence; so does hardware that fails.
         evidence: evidence.ok().flatten(),
-        app_digest,
+        app_digest: speaker.app_digest,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
-        seed_source: core.config.seed_source().to_owned(),
+        seed_source: speaker.seed.as_str().to_owned(),
         // With keys that it is about to forget it says no: whoever else claims it in that moment must not take it for another.
         claimed: core.has_seed && core.gate.owner().is_some(),
     };
@@ -44,13 +45,12 @@ pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
         ClaimReply::Reconnected => line.with("result", "reconnected").write(),
         ClaimReply::Refused(refusal) => line.with("result", "refused").with("reason", refusal.as_str()).write(),
     }
+    if reply == ClaimReply::Claimed {
+        core.claimed.notify_one();
+    }
     if reply == ClaimReply::Claimed && !core.has_seed {
-        // From here on it has other keys, whatever becomes of this connection; the answer gets a moment to leave.
-        let core = core.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(FAREWELL).await;
-            core.start_over();
-        });
+        // From here on it has other keys, whatever becomes of this connection.
+        begin_anew(core);
     }
     pipe.send(&reply.encode()).await?;
     pipe.close().await
@@ -79,9 +79,14 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
     if !keyring::verify(&claim.owner, CLAIM_TYPE, &payload, &claim.signature) {
         return ClaimReply::Refused(ClaimRefusal::BadSignature);
     }
+    let rotations: Option<Vec<SignedRotation>> = claim.rotations.iter().map(|bytes| SignedRotation::decode(bytes).ok()).collect();
+    let follows = |former: &[u8; 32]| rotations.as_ref().is_some_and(|rotations| leads(former, &claim.owner, rotations));
+    if let Some(former) = core.gate.owner().filter(|former| former != &claim.owner && follows(former)) {
+        return succeed(core, former, claim.owner).await;
+    }
     if core.gate.owner().is_none() {
         let fixed = core.fixed_owner;
-        let welcome = fixed.map_or(core.config.claim_by_anyone, |fixed| fixed.ct_eq(&claim.owner).into());
+        let welcome = fixed.map_or(core.config.claim_by_anyone, |fixed| bool::from(fixed.ct_eq(&claim.owner)) || follows(&fixed));
         if !welcome {
             return ClaimReply::Refused(ClaimRefusal::NotOwner);
         }
@@ -97,4 +102,27 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
         Ok(Ok(Claimed::ByAnother)) => ClaimReply::Refused(ClaimRefusal::AlreadyClaimed),
         Ok(Err(_)) | Err(_) => ClaimReply::Refused(ClaimRefusal::Storage),
     }
+}
+
+/// The owner's new identity takes the place of the former one, whose sessions end: the node begins anew.
+async fn succeed(core: &Arc<Core>, former: [u8; 32], owner: [u8; 32]) -> ClaimReply {
+    let gate = core.gate.clone();
+    match tokio::task::spawn_blocking(move || gate.succeed(&former, &owner)).await {
+        Ok(Ok(true)) => {
+            core.log.event("owner.rotated").with("owner", crate::encoding::base64(&owner)).write();
+            begin_anew(core);
+            ClaimReply::Reconnected
+        }
+        Ok(Ok(false)) => ClaimReply::Refused(ClaimRefusal::AlreadyClaimed),
+        Ok(Err(_)) | Err(_) => ClaimReply::Refused(ClaimRefusal::Storage),
+    }
+}
+
+/// The answer that is about to be sent gets a moment to leave.
+fn begin_anew(core: &Arc<Core>) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(FAREWELL).await;
+        core.start_over();
+    });
 }

@@ -6,6 +6,7 @@ use crate::encoding::{base64, from_base64_array};
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
 use crate::session::CoverKey;
+use crate::session::seed::Source;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,9 @@ pub struct Config {
     /// The seed is handed over by the owner with the claim; until then the node has keys that it forgets, and no onion service.
     #[serde(default, skip_serializing_if = "is_false")]
     pub seed_from_owner: bool,
+    /// The hardware that gave the seed in `seed_file`, in a machine that boots an image; no configuration file can say so.
+    #[serde(skip)]
+    pub seed_of: Option<Source>,
     /// How much of the machine the node may use.
     #[serde(default, skip_serializing_if = "Bounds::is_default")]
     pub limits: Bounds,
@@ -137,6 +141,7 @@ impl Config {
             tor: None,
             seed_file: None,
             seed_from_owner: false,
+            seed_of: None,
             limits: Bounds::default(),
         }
     }
@@ -182,9 +187,9 @@ impl Config {
         Ok(())
     }
 
-    /// Where the node's seed comes from, by the names of `docs/protocol.md`.
-    pub fn seed_source(&self) -> &'static str {
-        if self.seed_from_owner { "owner" } else { "local" }
+    /// Where the node's seed comes from.
+    pub fn seed_source(&self) -> Source {
+        self.seed_of.unwrap_or(if self.seed_from_owner { Source::Owner } else { Source::Local })
     }
 
     /// The allow-list as rules.

@@ -2,15 +2,17 @@
 
 use super::core::Core;
 use super::egress::Rule;
+use super::gate::Admitted;
 use super::onion::Onion;
+use super::rules;
 use crate::config::time::now_s;
 use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
-    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_LOG_LINES,
-    Message, Nothing, PolicyReply, Reply, Revoked, Status, write_reply,
+    Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, HistoryReply, HolderRequest, LogsReply, LogsRequest,
+    MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply, Renewed, Reply, Revoked, Status, write_reply,
 };
-use crate::token::SignedRevocation;
+use crate::token::{SignedGrant, SignedLease, SignedRevocation};
 use crate::trust::Refusal;
 use std::io;
 use std::sync::Arc;
@@ -36,7 +38,11 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
             core.drain();
             send(stream, Reply::Done(Nothing)).await
         }
+        ControlRequest::Lease(signed) => send(stream, hear(core, &signed).await).await,
+        ControlRequest::Rules(signed) => send(stream, take_rules(core, signed).await).await,
+        ControlRequest::Renew(list) => send(stream, renew(core, &list).await).await,
         ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
+        ControlRequest::History => send(stream, history(core).await).await,
         ControlRequest::Stop => {
             core.log.event("stop.asked").write();
             let sent = send(stream, Reply::Done(Nothing)).await;
@@ -44,6 +50,24 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
             sent
         }
     }
+}
+
+/// Answers the holder of a grant, who takes back what he passed on.
+pub(super) async fn hold(core: &Arc<Core>, admitted: &Arc<Admitted>, request: &[u8], stream: Stream) -> io::Result<()> {
+    let Ok(HolderRequest { revoke }) = HolderRequest::decode(request) else {
+        return send(stream, failed::<Nothing>("protocol", "this node does not know the request; update the older side")).await;
+    };
+    let (gate, admitted) = (core.gate.clone(), admitted.clone());
+    let done = tokio::task::spawn_blocking(move || gate.revoke_passed_on(&admitted, &revoke, now_s())).await;
+    let reply = match done {
+        Ok(Ok((id, closed))) => {
+            core.log.event("grant.revoked").grant(&id).with("by", "holder").with("closed", closed).write();
+            Reply::Done(Revoked { accepted: 1, closed: closed as u64 })
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    };
+    send(stream, reply).await
 }
 
 /// Answers an evidence stream; open to every guest.
@@ -60,13 +84,13 @@ pub(super) async fn evidence(core: &Core, request: &[u8], stream: Stream) -> io:
 
 /// Fresh evidence for the owner's nonce; without one, what was made before.
 async fn show_evidence(core: &Core, nonce: Option<[u8; 32]>) -> Reply<EvidenceReply> {
-    let app_digest = core.app_digest().await;
+    let speaker = core.speaker().await;
     let evidence = match nonce {
-        Some(nonce) => core.witness.answer(core.key, app_digest, nonce).await,
-        None => core.witness.cached(core.key, app_digest).await,
+        Some(nonce) => core.witness.answer(speaker, nonce).await,
+        None => core.witness.cached(speaker).await,
     };
     match evidence {
-        Ok(evidence) => Reply::Done(EvidenceReply { evidence, app_digest }),
+        Ok(evidence) => Reply::Done(EvidenceReply { evidence, app_digest: speaker.app_digest }),
         Err(error) => {
             core.log.event("evidence.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
             failed_with(&error)
@@ -102,7 +126,7 @@ fn status(core: &Core) -> Status {
         label: core.config.label.as_str().to_owned(),
         node: core.key,
         owner: core.gate.owner(),
-        seed_source: core.config.seed_source().to_owned(),
+        seed_source: core.config.seed_source().as_str().to_owned(),
         started: core.started,
         now: now_s(),
         sessions: core.gate.sessions() as u64,
@@ -111,6 +135,7 @@ fn status(core: &Core) -> Status {
         allow: core.policy().allow().iter().map(ToString::to_string).collect(),
         grants: core.gate.grants(),
         onion: core.onion.as_ref().map(Onion::status),
+        heard: core.gate.heard(),
     }
 }
 
@@ -127,6 +152,38 @@ async fn revoke(core: &Arc<Core>, list: &[Vec<u8>]) -> Reply<Revoked> {
             onion_forgets(core).await;
             core.log.event("grant.revoked").with("count", accepted).with("closed", closed).write();
             Reply::Done(Revoked { accepted, closed: closed as u64 })
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+async fn hear(core: &Arc<Core>, signed: &[u8]) -> Reply<Nothing> {
+    let owner = core.gate.owner().unwrap_or_default();
+    let Some(signed) = SignedLease::decode(signed).ok().filter(|signed| signed.verify(&owner, &core.key)) else {
+        return failed(Refusal::GrantSignature.as_str(), "the lease statement is not for this node, or not signed by its owner");
+    };
+    let gate = core.gate.clone();
+    match tokio::task::spawn_blocking(move || gate.hear(&signed, now_s())).await {
+        Ok(Ok(_)) => Reply::Done(Nothing),
+        Ok(Err(refusal)) => failed(refusal.as_str(), "the lease statement is hours ahead of this node's clock, or could not be kept"),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+async fn renew(core: &Arc<Core>, list: &[Vec<u8>]) -> Reply<Renewed> {
+    let owner = core.gate.owner().unwrap_or_default();
+    let is_ours = |signed: &SignedGrant| signed.grant().issuer == owner && signed.verify_signature();
+    let Some(list) = list.iter().map(|bytes| SignedGrant::decode(bytes).ok().filter(is_ours)).collect::<Option<Vec<_>>>() else {
+        return failed(Refusal::GrantSignature.as_str(), "one of the grants is not signed by the owner of this node");
+    };
+    let gate = core.gate.clone();
+    match tokio::task::spawn_blocking(move || gate.renew(&list)).await {
+        Ok(Ok((news, closed))) => {
+            if news > 0 {
+                core.log.event("grant.renewed").with("count", news).with("closed", closed).write();
+            }
+            Reply::Done(Renewed { news: news as u64, closed: closed as u64 })
         }
         Ok(Err(error)) => failed_with(&error),
         Err(_) => failed("failed", "the node could not finish it"),
@@ -182,6 +239,29 @@ async fn policy(core: &Arc<Core>, rules: Option<Vec<String>>) -> Reply<PolicyRep
         core.log.event("policy.replaced").write();
     }
     Reply::Done(PolicyReply { allow: core.policy().allow().iter().map(ToString::to_string).collect() })
+}
+
+async fn take_rules(core: &Arc<Core>, signed: Vec<u8>) -> Reply<Nothing> {
+    let own = core.clone();
+    match tokio::task::spawn_blocking(move || rules::replace(&own, &signed)).await {
+        Ok(Ok((number, _))) => {
+            core.log.event("rules.taken").with("policy", number).write();
+            Reply::Done(Nothing)
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+/// What was counted up to now, also what is not on disk yet.
+async fn history(core: &Arc<Core>) -> Reply<HistoryReply> {
+    let gate = core.gate.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        // A full disk is the log's business; the counters in memory are right either way.
+        let _ = gate.flush(now_s());
+        gate.history().reply(now_s())
+    });
+    counted.await.map_or_else(|_| failed("failed", "the node could not finish it"), Reply::Done)
 }
 
 async fn read_log(core: &Core, request: LogsRequest) -> LogsReply {

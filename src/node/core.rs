@@ -2,10 +2,11 @@
 
 use super::config::Config;
 use super::egress::{Policy, Rule};
-use super::evidence::Witness;
+use super::evidence::{Speaker, Witness};
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::Onion;
+use super::rules::InForce;
 use super::slots::Slots;
 use crate::owner::ready::Ready;
 use crate::session::Acceptor;
@@ -48,11 +49,15 @@ pub(super) struct Core {
     pub(super) unanswered: AtomicU64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) flush: Notify,
+    /// Wakes whoever waits for an owner, also one who begins to wait later.
+    pub(super) claimed: Notify,
     /// The onion service, if the node is one.
     pub(super) onion: Option<Onion>,
     /// What the hardware of this machine says.
     pub(super) witness: Arc<Witness>,
     start_over: AtomicBool,
+    /// What the owner's policy says of destinations.
+    pub(super) rules: InForce,
     policy: RwLock<Arc<Policy>>,
     streams: AtomicUsize,
     app_digest: OnceCell<[u8; 32]>,
@@ -78,6 +83,7 @@ pub(super) struct Parts {
     pub(super) gate: Arc<Gate>,
     pub(super) acceptor: Acceptor,
     pub(super) policy: Policy,
+    pub(super) rules: InForce,
     pub(super) onion: Option<Onion>,
     pub(super) witness: Arc<Witness>,
 }
@@ -100,9 +106,11 @@ impl Core {
             unanswered: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
             flush: Notify::new(),
+            claimed: Notify::new(),
             onion: parts.onion,
             witness: parts.witness,
             start_over: AtomicBool::new(false),
+            rules: parts.rules,
             policy: RwLock::new(Arc::new(parts.policy)),
             streams: AtomicUsize::new(0),
             app_digest: OnceCell::new(),
@@ -191,6 +199,11 @@ impl Core {
         ready.draining = self.gate.is_draining();
         ready.onion = self.onion.as_ref().map(Onion::status);
         ready
+    }
+
+    /// What its evidence says of it.
+    pub(super) async fn speaker(&self) -> Speaker {
+        Speaker { node: self.key, app_digest: self.app_digest().await, seed: self.config.seed_source() }
     }
 
     /// SHA-256 of the running program, worked out when first asked for.

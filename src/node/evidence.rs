@@ -4,6 +4,7 @@ use crate::attest::evidence::{Evidence, Nonce, SnpEvidence, Subject, TpmEvidence
 use crate::config::time::now_s;
 use crate::error::{Code, Error, Result};
 use crate::session::messages::Activation;
+use crate::session::seed::Source;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use zeroize::Zeroizing;
@@ -19,6 +20,23 @@ pub trait Hardware: Send {
     fn collect(&mut self, subject: &Subject) -> Result<Collected>;
     /// Opens a verifier's challenge to the TPM.
     fn activate(&mut self, activation: &Activation) -> Result<Zeroizing<Vec<u8>>>;
+}
+
+/// What a node says of itself, whatever it is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Speaker {
+    /// Its Noise key.
+    pub(super) node: [u8; 32],
+    /// SHA-256 of the program.
+    pub(super) app_digest: [u8; 32],
+    /// Where its seed comes from.
+    pub(super) seed: Source,
+}
+
+impl Speaker {
+    fn about(self, nonce: Nonce) -> Subject {
+        Subject { node: self.node, app_digest: self.app_digest, nonce, seed: Some(self.seed) }
+    }
 }
 
 /// What hardware signed.
@@ -57,15 +75,15 @@ impl Witness {
     }
 
     /// Fresh evidence that answers a nonce.
-    pub(super) async fn answer(self: &Arc<Self>, node: [u8; 32], app_digest: [u8; 32], nonce: [u8; 32]) -> Result<Option<Vec<u8>>> {
-        let subject = Subject { node, app_digest, nonce: Nonce(nonce) };
+    pub(super) async fn answer(self: &Arc<Self>, speaker: Speaker, nonce: [u8; 32]) -> Result<Option<Vec<u8>>> {
+        let subject = speaker.about(Nonce(nonce));
         // Only the owner can ask so: guests who crowd the queue do not keep him out.
         self.ask(usize::MAX, move |hardware| make(hardware, &subject)).await
     }
 
     /// Evidence for whoever has a session; that it is fresh follows from the session's own handshake with the key in it.
-    pub(super) async fn cached(self: &Arc<Self>, node: [u8; 32], app_digest: [u8; 32]) -> Result<Option<Vec<u8>>> {
-        let now = now_s();
+    pub(super) async fn cached(self: &Arc<Self>, speaker: Speaker) -> Result<Option<Vec<u8>>> {
+        let (now, node) = (now_s(), speaker.node);
         if let Some(bytes) = self.known(&node, now) {
             return Ok(Some(bytes.to_vec()));
         }
@@ -75,7 +93,7 @@ impl Witness {
             if let Some(bytes) = witness.known(&node, now) {
                 return Ok(bytes.to_vec());
             }
-            let bytes = make(hardware, &Subject { node, app_digest, nonce: Nonce::at(now) })?;
+            let bytes = make(hardware, &speaker.about(Nonce::at(now)))?;
             let cached = Cached { made: now, node, bytes: bytes.as_slice().into() };
             *witness.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
             Ok(bytes)
@@ -145,12 +163,16 @@ impl Drop for Turn {
 
 fn make(hardware: &mut dyn Hardware, subject: &Subject) -> Result<Vec<u8>> {
     let Collected { snp, tpm } = hardware.collect(subject)?;
-    Ok(Evidence { nonce: subject.nonce, app_digest: subject.app_digest, snp, tpm }.encode())
+    Ok(Evidence { nonce: subject.nonce, app_digest: subject.app_digest, snp, tpm, seed: subject.seed }.encode())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn speaker(node: u8) -> Speaker {
+        Speaker { node: [node; 32], app_digest: [2; 32], seed: Source::Sealed }
+    }
 
     struct Counting(Arc<AtomicUsize>);
 
@@ -169,21 +191,22 @@ mod tests {
         let calls = Arc::new(AtomicUsize::new(0));
         let witness = Witness::of(Some(Box::new(Counting(calls.clone()))));
         for _ in 0..5000 {
-            witness.cached([1; 32], [2; 32]).await.unwrap().unwrap();
+            witness.cached(speaker(1)).await.unwrap().unwrap();
         }
         assert_eq!(calls.load(Ordering::Relaxed), 1);
-        let bytes = witness.answer([1; 32], [2; 32], [3; 32]).await.unwrap().unwrap();
-        assert_eq!(Evidence::decode(&bytes).unwrap().nonce, Nonce([3; 32]));
+        let bytes = witness.answer(speaker(1), [3; 32]).await.unwrap().unwrap();
+        let evidence = Evidence::decode(&bytes).unwrap();
+        assert_eq!((evidence.nonce, evidence.seed), (Nonce([3; 32]), Some(Source::Sealed)));
         assert_eq!(calls.load(Ordering::Relaxed), 2);
         // Another key is another subject.
-        witness.cached([9; 32], [2; 32]).await.unwrap().unwrap();
+        witness.cached(speaker(9)).await.unwrap().unwrap();
         assert_eq!(calls.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]
     async fn a_machine_without_hardware_says_nothing() {
         let witness = Witness::none();
-        assert_eq!(witness.cached([1; 32], [2; 32]).await.unwrap(), None);
+        assert_eq!(witness.cached(speaker(1)).await.unwrap(), None);
         assert!(witness.activate(Activation { credential_blob: vec![], encrypted_secret: vec![] }).await.is_err());
     }
 }

@@ -5,96 +5,46 @@
 //! revocation or a binding that comes a moment later finds and closes the session. Every refusal is in the log under the
 //! code that the guest sees.
 
-use super::egress::Rule;
-use super::log::Log;
-use super::meter::{GrantMeter, Guard};
-use super::state::{Bound, Claimed, GrantId, Record, State};
-use crate::error::Result;
-use crate::keyring::Seed;
-use crate::session::messages::{GrantStatus, MAX_GRANTS};
-use crate::session::{Hello, Session};
-use crate::token::{Limits, Mode, Role, SignedGrant, SignedRevocation, Target};
-use crate::trust::{Decision, Facts, Refusal, Request, authorize};
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+mod books;
+mod word;
 
-/// Devices that one grant of mode `many` may be bound to.
-const MAX_DEVICES: usize = 64;
+pub use books::Live;
+
+use super::clock::Clock;
+use super::history::History;
+use super::log::Log;
+use super::meter::{Guard, Meters, Usage};
+use super::state::{Bound, Claimed, GrantId, State};
+use crate::error::Result;
+use crate::keyring::{Purpose, Seed};
+use crate::session::Hello;
+use crate::session::messages::GrantStatus;
+use crate::token::{Chain, Limits, Mode, Role, Terms, Way, child_secret};
+use crate::trust::{Admission, Decision, Facts, Level, Reach, Refusal, Request, authorize, standing};
+use books::Books;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zeroize::Zeroizing;
+
+/// Grants that may be made of one and used; more are refused, so that a holder cannot fill the node's memory.
+const MAX_CHILDREN: usize = 256;
 
 /// The node's door. Shared by all serving threads.
 pub struct Gate {
     state: State,
+    history: History,
     node: [u8; 32],
+    /// The private half of the node's key, for grants that were passed on.
+    secret: Zeroizing<[u8; 32]>,
     max_sessions: usize,
     sessions: AtomicUsize,
     draining: AtomicBool,
     next_live: AtomicU64,
-    /// One writer of bindings at a time, so that memory and disk change in the same order.
+    /// One writer at a time, so that memory and disk change in the same order.
     writing: Mutex<()>,
-    inner: Mutex<Inner>,
+    books: Mutex<Books>,
+    clock: Clock,
     log: Log,
-}
-
-#[derive(Default)]
-struct Inner {
-    owner: Option<[u8; 32]>,
-    grants: HashMap<GrantId, Entry>,
-    revoked: HashSet<Vec<u8>>,
-    /// Grows with everything that could change a decision.
-    generation: u64,
-}
-
-struct Entry {
-    bound: Vec<[u8; 32]>,
-    reuse: u64,
-    last_reuse: Option<u64>,
-    meter: Arc<GrantMeter>,
-    live: Vec<Arc<Live>>,
-}
-
-impl Entry {
-    fn new(record: Record) -> Self {
-        let meter = Arc::new(GrantMeter::new(record.up, record.down, record.last_used));
-        Entry { bound: record.bound, reuse: record.reuse, last_reuse: record.last_reuse, meter, live: Vec::new() }
-    }
-}
-
-/// A session that was admitted, as the gate knows it. It can be ended before it has really begun.
-pub struct Live {
-    id: u64,
-    client: [u8; 32],
-    subject: [u8; 32],
-    device: Option<[u8; 32]>,
-    session: OnceLock<Session>,
-    ended: OnceLock<&'static str>,
-}
-
-impl Live {
-    /// Hands over the session once it runs; closes it at once if it was ended in the meantime.
-    pub fn attach(&self, session: Session) {
-        let session = self.session.get_or_init(|| session);
-        if self.ended.get().is_some() {
-            session.close();
-        }
-    }
-
-    /// Ends it; the first reason is kept.
-    pub fn end(&self, reason: &'static str) {
-        let _ = self.ended.set(reason);
-        if let Some(session) = self.session.get() {
-            session.close();
-        }
-    }
-
-    /// Why it was ended by the node, if it was.
-    pub fn ended(&self) -> Option<&'static str> {
-        self.ended.get().copied()
-    }
-
-    fn concerns(&self, target: &[u8]) -> bool {
-        target == self.client || target == self.subject || self.device.is_some_and(|device| target == device)
-    }
 }
 
 /// What an admitted client has. Dropping it takes the session off the gate's books.
@@ -106,24 +56,31 @@ pub struct Admitted {
     pub role: Role,
     /// What it is told: the bytes are those that are left.
     pub limits: Limits,
-    /// When it must end, unix seconds.
+    /// When it must end, unix seconds, as far as is known now.
     pub expires: u64,
     /// Counts what it uses.
-    pub meter: Arc<GrantMeter>,
-    /// The grant's own rules for destinations.
-    pub rules: Arc<[Rule]>,
+    pub meters: Meters,
+    /// Where the grant lets it go.
+    pub reach: Arc<Reach>,
     /// Its handle on the books.
     pub live: Arc<Live>,
-    _session: Guard,
+    chain: Chain,
+    ids: Vec<GrantId>,
+    way: Way,
+    _session: Vec<Guard>,
+}
+
+impl Admitted {
+    /// The ids of the grant and of those that it was made of, the first one first.
+    pub fn ids(&self) -> &[GrantId] {
+        &self.ids
+    }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.gate.sessions.fetch_sub(1, Ordering::Relaxed);
-        let mut inner = self.gate.lock();
-        if let Some(entry) = inner.grants.get_mut(&self.grant) {
-            entry.live.retain(|live| live.id != self.live.id);
-        }
+        self.gate.lock().leave(&self.ids, &self.live);
     }
 }
 
@@ -131,49 +88,70 @@ impl Drop for Admitted {
 struct Asking {
     client: [u8; 32],
     bind: Option<[u8; 32]>,
-    signed: SignedGrant,
-    rules: Arc<[Rule]>,
+    chain: Chain,
+    ids: Vec<GrantId>,
+    /// The keys of each level that must be proven before it is bound.
+    subjects: Vec<Option<[u8; 32]>>,
+    /// Every key in whose name the request is made.
+    keys: Vec<[u8; 32]>,
+    /// A revision of the grant that this node did not know.
+    is_news: bool,
+    reach: Arc<Reach>,
+    way: Way,
     now: u64,
+}
+
+impl Asking {
+    fn id(&self) -> GrantId {
+        self.chain.id()
+    }
 }
 
 /// What memory alone can say.
 enum Judged {
-    In(Admitted),
+    In(Box<Admitted>),
     /// The grant must be bound to this device first.
-    Bind([u8; 32]),
+    Bind([u8; 32], Admission),
     Out(Refusal),
 }
 
 impl Gate {
-    /// Reads the node's memory.
+    /// Reads the node's memory; `node` is the public half of the key that follows from its seed.
     pub fn new(state: State, node: [u8; 32], max_sessions: usize, log: Log) -> Result<Self> {
         let snapshot = state.snapshot()?;
-        let inner = Inner {
-            owner: snapshot.owner,
-            grants: snapshot.grants.into_iter().map(|(id, record)| (id, Entry::new(record))).collect(),
-            revoked: snapshot.revoked.into_iter().collect(),
-            generation: 0,
-        };
+        let secret = state.seed()?.derive(Purpose::NodeNoise);
         Ok(Gate {
+            history: History::open(&state)?,
             state,
             node,
+            secret,
             max_sessions,
             sessions: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             next_live: AtomicU64::new(0),
             writing: Mutex::new(()),
-            inner: Mutex::new(inner),
+            clock: Clock::new(snapshot.times),
+            books: Mutex::new(Books::read(snapshot)),
             log,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node's memory, for what does not concern the door.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// What was used on each of the last days.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The owner's identity key.
@@ -196,20 +174,17 @@ impl Gate {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Lets a client in or says why not. Touches the disk only to bind a grant or to note its reuse, and then on a thread
-    /// made for waiting.
-    pub async fn admit(self: &Arc<Self>, client: [u8; 32], hello: &Hello, now: u64) -> Result<Admitted, Refusal> {
-        let signed = match SignedGrant::decode(&hello.grant) {
-            Ok(signed) => signed,
-            Err(error) => return Err(self.refused(None, Refusal::of_unreadable_grant(&error))),
-        };
-        let id = signed.grant().id;
-        let Ok(rules) = Rule::parse_list(&signed.grant().egress) else { return Err(self.refused(Some(&id), Refusal::UpgradeRequired)) };
-        let asking = Asking { client, bind: hello.bind, signed, rules: rules.into(), now };
-        let refusal = match self.judge(&asking) {
-            Judged::In(admitted) => return Ok(admitted),
-            Judged::Out(refusal) if refusal != Refusal::GrantBoundElsewhere || self.note_another_reuse(&id, now) => refusal,
-            Judged::Out(_) | Judged::Bind(_) => {
+    /// Lets a client in or says why not; `system` is the time by the system's clock. Touches the disk only to bind a grant, to
+    /// keep a new revision of one, or to note its reuse, and then on a thread made for waiting.
+    pub async fn admit(self: &Arc<Self>, client: [u8; 32], hello: &Hello, way: Way, system: u64) -> Result<Admitted, Refusal> {
+        let shown = Chain::decode(&hello.grant).map_err(|error| self.refused(None, Refusal::of_unreadable_grant(&error)))?;
+        let id = shown.id();
+        let asking = self.asking(client, hello.bind, &shown, way, system).map_err(|refusal| self.refused(Some(&id), refusal))?;
+        let judged = (!asking.is_news).then(|| self.judge(&asking));
+        let refusal = match judged {
+            Some(Judged::In(admitted)) => return Ok(*admitted),
+            Some(Judged::Out(refusal)) if refusal != Refusal::GrantBoundElsewhere || self.note_another_reuse(&id, asking.now) => refusal,
+            Some(Judged::Out(_) | Judged::Bind(..)) | None => {
                 let gate = self.clone();
                 match tokio::task::spawn_blocking(move || gate.admit_with_disk(&asking)).await {
                     Ok(Ok(admitted)) => return Ok(admitted),
@@ -221,6 +196,29 @@ impl Gate {
         Err(self.refused(Some(&id), refusal))
     }
 
+    /// Looks up what follows from the grant alone. Whatever revision is shown, the newest one counts.
+    fn asking(&self, client: [u8; 32], bind: Option<[u8; 32]>, shown: &Chain, way: Way, system: u64) -> Result<Asking, Refusal> {
+        let now = self.clock.now(system);
+        let ids = shown.ids();
+        let (chain, is_news, holders) = {
+            let books = self.lock();
+            let newest = books.grants.get(&ids[0]).and_then(|entry| entry.newest.as_ref()).map_or(0, |newest| newest.grant().revision);
+            let is_news = shown.root().grant().revision > newest;
+            let holders: Vec<_> = (0..shown.caveats().len()).map(|n| holder(&books, shown, &ids, n)).collect();
+            (books.newer(shown.root()).map_or_else(|| shown.clone(), |newer| shown.under(newer)), is_news, holders)
+        };
+        // Who may not pass it on is told no more than a stranger.
+        let terms = chain.terms().ok_or(Refusal::UnknownKey)?;
+        let reach = Reach::parse(&terms.allow, &terms.deny).map_err(|_| Refusal::UpgradeRequired)?;
+        let mut subjects = vec![Some(chain.root().grant().subject)];
+        for ((holder, (caveat, _)), parent) in holders.iter().zip(chain.caveats()).zip(&ids) {
+            let secret = holder.and_then(|device| child_secret(&self.secret, &device, parent, caveat));
+            subjects.push(secret.map(|secret| secret.subject()));
+        }
+        let keys = subjects.iter().copied().chain(holders).chain([Some(client), bind]).flatten().collect();
+        Ok(Asking { client, bind, chain, ids, subjects, keys, is_news, reach: reach.into(), way, now })
+    }
+
     fn refused(&self, grant: Option<&GrantId>, refusal: Refusal) -> Refusal {
         let line = self.log.event("session.refused").with("reason", refusal.as_str());
         match grant {
@@ -230,12 +228,15 @@ impl Gate {
         refusal
     }
 
-    /// Binds, or notes a reuse. Racers queue here; whoever comes second is judged by what the first one left.
+    /// Binds, learns, or notes a reuse. Racers queue here; whoever comes second is judged by what the first one left.
     fn admit_with_disk(self: &Arc<Self>, asking: &Asking) -> Result<Admitted, Refusal> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.write();
+        if asking.is_news {
+            self.learn(asking)?;
+        }
         match self.judge(asking) {
-            Judged::In(admitted) => Ok(admitted),
-            Judged::Bind(device) => self.bind(asking, device),
+            Judged::In(admitted) => Ok(*admitted),
+            Judged::Bind(device, admission) => self.bind(asking, device, &admission),
             Judged::Out(refusal) => {
                 if refusal == Refusal::GrantBoundElsewhere {
                     self.note_reuse(asking);
@@ -245,39 +246,50 @@ impl Gate {
         }
     }
 
-    fn bind(self: &Arc<Self>, asking: &Asking, device: [u8; 32]) -> Result<Admitted, Refusal> {
-        let grant = asking.signed.grant();
-        let once = grant.mode == Mode::Once;
-        let bound = match self.state.bind(&grant.id, &device, once, MAX_DEVICES, asking.now) {
+    /// Keeps a later revision of a grant that its holder brought, if its owner signed it.
+    fn learn(&self, asking: &Asking) -> Result<(), Refusal> {
+        let signed = asking.chain.root();
+        if self.owner() != Some(signed.grant().issuer) || !signed.verify_signature() {
+            // The judgement will say so.
+            return Ok(());
+        }
+        self.keep_revisions(std::slice::from_ref(signed)).map(drop).map_err(|error| self.storage(&error))
+    }
+
+    fn bind(self: &Arc<Self>, asking: &Asking, device: [u8; 32], admission: &Admission) -> Result<Admitted, Refusal> {
+        let (id, once) = (asking.id(), admission.mode == Mode::Once);
+        let bound = match self.state.bind(&id, &device, once, admission.devices as usize, asking.now) {
             Ok(bound @ (Bound::Now | Bound::Before)) => bound,
             Ok(Bound::Elsewhere) => return Err(Refusal::LimitReached),
             Err(error) => return Err(self.storage(&error)),
         };
         // On disk: from here on it is so, whether or not the answer reaches anybody.
         {
-            let mut inner = self.lock();
-            inner.generation += 1;
-            let entry = inner.grants.entry(grant.id).or_insert_with(|| Entry::new(Record::default()));
+            let mut books = self.lock();
+            books.generation += 1;
+            let entry = books.entry(&id);
             if !entry.bound.contains(&device) {
                 entry.bound.push(device);
             }
             if once && bound == Bound::Now {
-                entry.live.iter().for_each(|live| live.end(Refusal::GrantBoundElsewhere.as_str()));
+                entry.live.iter().for_each(|live| {
+                    live.end(Refusal::GrantBoundElsewhere.as_str());
+                });
             }
         }
-        self.log.event("grant.bound").grant(&grant.id).with("device", crate::encoding::base64(&device)).write();
+        self.log.event("grant.bound").grant(&id).with("device", crate::encoding::base64(&device)).write();
         match self.judge(asking) {
-            Judged::In(admitted) => Ok(admitted),
+            Judged::In(admitted) => Ok(*admitted),
             Judged::Out(refusal) => Err(refusal),
-            Judged::Bind(_) => Err(Refusal::Busy),
+            Judged::Bind(..) => Err(Refusal::Busy),
         }
     }
 
     /// Counts a reuse in memory if the first one is on disk already; the rest follows with the usage, so that somebody who
     /// holds a dead invite cannot keep the disk busy. False if it is the first.
     fn note_another_reuse(&self, id: &GrantId, now: u64) -> bool {
-        let mut inner = self.lock();
-        let Some(entry) = inner.grants.get_mut(id).filter(|entry| entry.reuse > 0) else { return false };
+        let mut books = self.lock();
+        let Some(entry) = books.grants.get_mut(id).filter(|entry| entry.reuse > 0) else { return false };
         entry.reuse += 1;
         entry.last_reuse = entry.last_reuse.max(Some(now));
         entry.meter.mark_dirty();
@@ -285,7 +297,7 @@ impl Gate {
     }
 
     fn note_reuse(&self, asking: &Asking) {
-        let id = asking.signed.grant().id;
+        let id = asking.id();
         if let Err(error) = self.state.note_reuse(&id, asking.now) {
             self.storage(&error);
         }
@@ -304,8 +316,8 @@ impl Gate {
     fn judge(self: &Arc<Self>, asking: &Asking) -> Judged {
         loop {
             let (facts, generation) = self.facts(asking);
-            let request =
-                Request { client: asking.client, grant: &asking.signed, bind: asking.bind, now: asking.now, this_node: self.node };
+            let Asking { client, bind, way, now, .. } = *asking;
+            let request = Request { client, grant: &asking.chain, bind, way, now, this_node: self.node };
             // A signature is verified in here, hence not under the lock.
             let admission = match authorize(&request, &facts) {
                 Decision::Admit(admission) => admission,
@@ -314,159 +326,150 @@ impl Gate {
             if admission.role == Role::Exit && (self.is_draining() || self.sessions() >= self.max_sessions) {
                 return Judged::Out(Refusal::Busy);
             }
-            if let Some(device) = admission.bind_now {
-                return Judged::Bind(device);
+            if self.is_crowded(&asking.ids) {
+                return Judged::Out(Refusal::LimitReached);
             }
-            let limits = Limits { bytes: admission.remaining_bytes, ..admission.limits };
-            if let Some(live_and_meter) = self.register(asking, admission.role, generation) {
-                let (live, meter) = live_and_meter;
-                meter.set_limits(&admission.limits);
-                meter.touch(asking.now);
+            if let Some(device) = admission.bind_now {
+                return Judged::Bind(device, admission);
+            }
+            if let Some((live, meters)) = self.register(asking, admission.role, generation) {
+                meters.0.iter().for_each(|meter| meter.touch(asking.now, asking.way));
                 self.sessions.fetch_add(1, Ordering::Relaxed);
-                return Judged::In(Admitted {
+                let admitted = Admitted {
                     gate: self.clone(),
-                    grant: asking.signed.grant().id,
+                    grant: asking.id(),
                     role: admission.role,
-                    limits,
-                    expires: admission.expires,
-                    _session: meter.session(),
-                    meter,
-                    rules: asking.rules.clone(),
+                    limits: admission.limits,
+                    expires: admission.until,
+                    _session: meters.session(),
+                    meters,
+                    reach: asking.reach.clone(),
                     live,
-                });
+                    chain: asking.chain.clone(),
+                    ids: asking.ids.clone(),
+                    way: asking.way,
+                };
+                return Judged::In(Box::new(admitted));
             }
         }
     }
 
     fn facts(&self, asking: &Asking) -> (Facts, u64) {
-        let inner = self.lock();
-        let grant = asking.signed.grant();
-        let entry = inner.grants.get(&grant.id);
-        let bound_to = entry.and_then(|entry| match grant.mode {
-            Mode::Once | Mode::Try => entry.bound.first().copied(),
-            Mode::Many => {
+        let books = self.lock();
+        let many = asking.chain.terms().is_some_and(|terms| terms.mode == Mode::Many);
+        let level = |(id, subject): (&GrantId, &Option<[u8; 32]>)| {
+            let entry = books.grants.get(id);
+            let bound_to = entry.and_then(|entry| {
                 let named = asking.bind.unwrap_or(asking.client);
-                entry.bound.iter().find(|device| **device == named).copied()
+                if many { entry.bound.iter().find(|device| **device == named).copied() } else { entry.bound.first().copied() }
+            });
+            if let Some(entry) = entry {
+                entry.meter.roll(asking.now);
             }
-        });
-        let revoked = [&grant.id[..], &grant.subject, &asking.client].iter().any(|target| inner.revoked.contains(*target))
-            || asking.bind.is_some_and(|device| inner.revoked.contains(&device[..]));
-        let facts = Facts { owner: inner.owner, bound_to, revoked, used_bytes: entry.map_or(0, |entry| entry.meter.used()) };
-        (facts, inner.generation)
+            Level {
+                subject: *subject,
+                bound_to,
+                devices: entry.map_or(0, |entry| u32::try_from(entry.bound.len()).unwrap_or(u32::MAX)),
+                revoked: books.revoked.contains(&id[..]),
+                used_bytes: entry.map_or(0, |entry| entry.meter.used()),
+                used_today: entry.map_or(0, |entry| entry.meter.used_today()),
+            }
+        };
+        let facts = Facts {
+            owner: books.owner,
+            heard: self.clock.heard(),
+            levels: asking.ids.iter().zip(&asking.subjects).map(level).collect(),
+            key_revoked: asking.keys.iter().any(|key| books.revoked.contains(&key[..])),
+        };
+        (facts, books.generation)
+    }
+
+    /// Whether a grant above has been made into as many others as may be, and this would be one more.
+    fn is_crowded(&self, ids: &[GrantId]) -> bool {
+        let books = self.lock();
+        let is_new = |id| books.grants.get(id).is_none_or(|entry| entry.kin.is_none());
+        let is_full = |id| books.grants.get(id).is_some_and(|entry| entry.children >= MAX_CHILDREN);
+        ids.windows(2).any(|pair| is_new(&pair[1]) && is_full(&pair[0]))
     }
 
     /// Puts the session on the books; `None` if something changed since the decision, which then must be made again.
-    fn register(&self, asking: &Asking, role: Role, generation: u64) -> Option<(Arc<Live>, Arc<GrantMeter>)> {
-        let grant = asking.signed.grant();
-        let live = Arc::new(Live {
-            id: self.next_live.fetch_add(1, Ordering::Relaxed),
-            client: asking.client,
-            subject: grant.subject,
-            device: asking.bind,
-            session: OnceLock::new(),
-            ended: OnceLock::new(),
-        });
-        let mut inner = self.lock();
-        if inner.generation != generation {
+    fn register(&self, asking: &Asking, role: Role, generation: u64) -> Option<(Arc<Live>, Meters)> {
+        let live = Live::new(self.next_live.fetch_add(1, Ordering::Relaxed), asking.keys.clone(), asking.chain.root().grant());
+        let mut books = self.lock();
+        if books.generation != generation {
             return None;
         }
         if role == Role::Control {
             // The owner makes a new grant for each visit; they need no books.
-            return Some((live, Arc::new(GrantMeter::new(0, 0, None))));
+            let meter = super::meter::GrantMeter::new(Usage::default());
+            return Some((live, Meters([Arc::new(meter)].into())));
         }
-        let entry = inner.grants.entry(grant.id).or_insert_with(|| Entry::new(Record::default()));
-        entry.live.push(live.clone());
-        Some((live, entry.meter.clone()))
+        let meters = books.enter(&asking.chain, &asking.ids, &live);
+        Some((live, meters))
+    }
+
+    /// Whether a session may go on, and until when, Unix seconds by the gate's clock; the time by that clock stands beside it.
+    pub fn standing(&self, admitted: &Admitted, system: u64) -> Result<(u64, u64), Refusal> {
+        let now = self.clock.now(system);
+        admitted.meters.0.iter().for_each(|meter| meter.roll(now));
+        let terms = self.terms(admitted).ok_or(Refusal::UnknownKey)?;
+        standing(&terms, admitted.role, admitted.way, self.clock.heard(), now).map(|until| (until, now))
+    }
+
+    fn terms(&self, admitted: &Admitted) -> Option<Terms> {
+        let newer = self.lock().newer(admitted.chain.root());
+        newer.map_or_else(|| admitted.chain.terms(), |newer| admitted.chain.under(newer).terms())
     }
 
     /// Takes an owner, durably.
     pub fn claim(&self, owner: &[u8; 32], seed: Option<&Seed>, now: u64) -> Result<Claimed> {
         let claimed = self.state.claim(owner, seed, now)?;
         if claimed == Claimed::Now {
-            let mut inner = self.lock();
-            inner.owner = Some(*owner);
-            inner.generation += 1;
+            let mut books = self.lock();
+            books.owner = Some(*owner);
+            books.generation += 1;
         }
         Ok(claimed)
     }
 
-    /// Puts revocations in force that were verified: on disk, in memory, and for the sessions that are open. Returns how
-    /// many of these were closed.
-    pub fn revoke(&self, list: &[SignedRevocation]) -> Result<usize> {
-        let targets: Vec<(Vec<u8>, u64, Vec<u8>)> =
-            list.iter().map(|signed| (target_bytes(&signed.revocation().target), signed.revocation().at, signed.encode())).collect();
-        self.state.revoke(&targets)?;
-        let mut closed = 0;
-        let mut inner = self.lock();
-        inner.generation += 1;
-        for (target, ..) in targets {
-            for (id, entry) in &inner.grants {
-                for live in entry.live.iter().filter(|live| target == id || live.concerns(&target)) {
-                    live.end(Refusal::GrantRevoked.as_str());
-                    closed += 1;
-                }
-            }
-            inner.revoked.insert(target);
+    /// Puts another owner in the place of `former`, durably; no if the owner is somebody else by now.
+    pub fn succeed(&self, former: &[u8; 32], owner: &[u8; 32]) -> Result<bool> {
+        let _writing = self.write();
+        let done = self.state.succeed(former, owner)?;
+        if done {
+            let mut books = self.lock();
+            books.owner = Some(*owner);
+            books.generation += 1;
         }
-        Ok(closed)
+        Ok(done)
     }
 
     /// Ends every session.
     pub fn close_all(&self, reason: &'static str) {
-        self.lock().grants.values().flat_map(|entry| &entry.live).for_each(|live| live.end(reason));
-    }
-
-    /// Writes what was used since the last time.
-    pub fn flush(&self) -> Result<()> {
-        let mut dirty = Vec::new();
-        let mut meters = Vec::new();
-        for (id, entry) in &self.lock().grants {
-            if entry.meter.take_dirty() {
-                let (up, down, last_used) = entry.meter.totals();
-                dirty.push((*id, Record { up, down, last_used, reuse: entry.reuse, last_reuse: entry.last_reuse, ..Record::default() }));
-                meters.push(entry.meter.clone());
-            }
-        }
-        if dirty.is_empty() {
-            return Ok(());
-        }
-        self.state.save_usage(&dirty).inspect_err(|_| meters.iter().for_each(|meter| meter.mark_dirty()))
+        self.lock().grants.values().flat_map(|entry| &entry.live).for_each(|live| {
+            live.end(reason);
+        });
     }
 
     /// What the owner sees of each grant, used last first.
     pub fn grants(&self) -> Vec<GrantStatus> {
-        let inner = self.lock();
-        let mut list: Vec<GrantStatus> = inner
-            .grants
-            .iter()
-            .map(|(id, entry)| {
-                let (up, down, last_used) = entry.meter.totals();
-                GrantStatus {
-                    id: *id,
-                    bound: entry.bound.clone(),
-                    up,
-                    down,
-                    last_used,
-                    reuse: entry.reuse,
-                    last_reuse: entry.last_reuse,
-                    revoked: inner.revoked.contains(&id[..]),
-                    sessions: u64::from(entry.meter.sessions()),
-                }
-            })
-            .collect();
-        list.sort_by_key(|grant| std::cmp::Reverse(grant.last_used.max(grant.last_reuse)));
-        list.truncate(MAX_GRANTS);
-        list
+        self.lock().statuses()
     }
 }
 
-fn target_bytes(target: &Target) -> Vec<u8> {
-    match target {
-        Target::Grant(id) => id.to_vec(),
-        Target::Subject(key) => key.to_vec(),
+/// The device that made the caveat number `n`: the one to which the grant above is bound.
+fn holder(books: &Books, chain: &Chain, ids: &[GrantId], n: usize) -> Option<[u8; 32]> {
+    let bound = &books.grants.get(&ids[n])?.bound;
+    match chain.caveats()[n].1.holder {
+        None => bound.first().copied(),
+        Some(begin) => bound.iter().find(|device| device.starts_with(&begin)).copied(),
     }
 }
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gate_word_tests.rs"]
+mod word_tests;

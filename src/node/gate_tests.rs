@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::time::now_s;
 use crate::keyring::Purpose;
-use crate::token::{Grant, Revocation};
+use crate::token::{Grant, MAX_DEVICES, Revocation, Scope, Target};
 
 const NODE: [u8; 32] = [9; 32];
 const SUBJECT: [u8; 32] = [1; 32];
@@ -24,7 +24,10 @@ fn grant(id: u8, mode: Mode) -> Grant {
         not_before: now - 10,
         expires: now + 1000,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: None,
         mode,
         role: Role::Exit,
@@ -62,17 +65,20 @@ async fn each_refusal_reaches_guest_and_log_alike() {
         (hello(Grant { expires: now_s() - 1, ..base.clone() }, None), Refusal::GrantExpired),
         (hello(Grant { not_before: now_s() + 500, ..base.clone() }, None), Refusal::GrantNotYetValid),
         (hello(Grant { node: Some([5; 32]), ..base.clone() }, None), Refusal::WrongNode),
-        (hello(Grant { egress: vec!["*.example".into()], ..base.clone() }, None), Refusal::UpgradeRequired),
+        (
+            hello(Grant { scope: Scope { allow: vec!["exa mple".into()], ..Scope::default() }, ..base.clone() }, None),
+            Refusal::UpgradeRequired,
+        ),
         (hello(Grant { limits: Limits { bytes: Some(0), ..Limits::default() }, ..base.clone() }, None), Refusal::LimitReached),
         (Hello { grant: vec![1, 2, 3], bind: None, version: String::new() }, Refusal::GrantSignature),
     ];
     for (hello, expected) in table {
-        let refusal = gate.admit(SUBJECT, &hello, now_s()).await.err();
+        let refusal = gate.admit(SUBJECT, &hello, Way::Direct, now_s()).await.err();
         assert_eq!(refusal, Some(expected));
         let (_, lines) = gate.log.after(0, 1);
         assert!(lines[0].contains(expected.as_str()), "{}", lines[0]);
     }
-    assert_eq!(gate.admit([6; 32], &hello(base, None), now_s()).await.err(), Some(Refusal::UnknownKey));
+    assert_eq!(gate.admit([6; 32], &hello(base, None), Way::Direct, now_s()).await.err(), Some(Refusal::UnknownKey));
     assert_eq!(gate.sessions(), 0);
     assert!(gate.grants().is_empty(), "refused strangers leave nothing behind");
 }
@@ -82,11 +88,11 @@ async fn an_unclaimed_node_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let state = State::open(&dir.path().join("state")).unwrap();
     let gate = Arc::new(Gate::new(state, NODE, 10, Log::in_memory()).unwrap());
-    assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await.err(), Some(Refusal::NotClaimed));
+    assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), Way::Direct, now_s()).await.err(), Some(Refusal::NotClaimed));
     let owner = owner().verifying_key().to_bytes();
     assert_eq!(gate.claim(&owner, None, 1).unwrap(), Claimed::Now);
     assert_eq!(gate.claim(&[4; 32], None, 1).unwrap(), Claimed::ByAnother);
-    assert!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await.is_ok());
+    assert!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), Way::Direct, now_s()).await.is_ok());
 }
 
 #[tokio::test]
@@ -95,15 +101,15 @@ async fn the_burned_invite_over_a_restart() {
     let tried_before;
     {
         let gate = gate(&dir);
-        tried_before = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), None), now_s()).await.unwrap();
-        let accepted = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), now_s()).await.unwrap();
+        tried_before = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.unwrap();
+        let accepted = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), Way::Direct, now_s()).await.unwrap();
         assert_eq!(tried_before.live.ended(), Some("grant-bound-elsewhere"), "whoever was only trying must leave");
         assert_eq!(accepted.live.ended(), None);
         // The answer got lost: the same device asks again.
-        assert!(gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), now_s()).await.is_ok());
-        assert!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), now_s()).await.is_ok());
+        assert!(gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), Way::Direct, now_s()).await.is_ok());
+        assert!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.is_ok());
         for (client, bind) in [(SUBJECT, None), (SUBJECT, Some(LAPTOP)), (LAPTOP, None)] {
-            let refusal = gate.admit(client, &hello(grant(1, Mode::Once), bind), now_s()).await.err();
+            let refusal = gate.admit(client, &hello(grant(1, Mode::Once), bind), Way::Direct, now_s()).await.err();
             assert_eq!(refusal, Some(Refusal::GrantBoundElsewhere));
         }
         let status = &gate.grants()[0];
@@ -111,12 +117,15 @@ async fn the_burned_invite_over_a_restart() {
         assert!(log_of(&gate).contains("grant.bound"));
         // The first reuse is on disk at once; what an impatient thief adds comes with the next flush.
         assert_eq!(gate.state().snapshot().unwrap().grants[&[1; 8]].reuse, 1);
-        gate.flush().unwrap();
+        gate.flush(now_s()).unwrap();
         drop((tried_before, accepted));
     }
     let gate = gate(&dir);
-    assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Once), None), now_s()).await.err(), Some(Refusal::GrantBoundElsewhere));
-    assert!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), now_s()).await.is_ok());
+    assert_eq!(
+        gate.admit(SUBJECT, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.err(),
+        Some(Refusal::GrantBoundElsewhere)
+    );
+    assert!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.is_ok());
     assert_eq!(gate.grants()[0].reuse, 4);
 }
 
@@ -127,9 +136,9 @@ async fn of_fifty_racers_exactly_one_wins() {
     let racers: Vec<_> = (0..50u8)
         .map(|n| {
             let gate = gate.clone();
-            tokio::spawn(
-                async move { gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some([n + 100; 32])), now_s()).await.map(|a| (n, a)) },
-            )
+            tokio::spawn(async move {
+                gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some([n + 100; 32])), Way::Direct, now_s()).await.map(|a| (n, a))
+            })
         })
         .collect();
     let mut winners = Vec::new();
@@ -143,7 +152,7 @@ async fn of_fifty_racers_exactly_one_wins() {
     let status = &gate.grants()[0];
     assert_eq!((status.bound.as_slice(), status.reuse), (&[[winners[0].0 + 100; 32]][..], 49));
     assert_eq!((gate.sessions(), status.sessions), (1, 1));
-    gate.flush().unwrap();
+    gate.flush(now_s()).unwrap();
     let grants = gate.state().snapshot().unwrap().grants;
     assert_eq!((grants[&[1; 8]].bound.len(), grants[&[1; 8]].reuse), (1, 49));
 }
@@ -153,17 +162,17 @@ async fn many_devices_may_share_and_try_is_never_bound() {
     let dir = tempfile::tempdir().unwrap();
     let gate = gate(&dir);
     for device in [PHONE, LAPTOP, PHONE] {
-        assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some(device)), now_s()).await.is_ok());
-        assert!(gate.admit(device, &hello(grant(2, Mode::Many), None), now_s()).await.is_ok());
+        assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some(device)), Way::Direct, now_s()).await.is_ok());
+        assert!(gate.admit(device, &hello(grant(2, Mode::Many), None), Way::Direct, now_s()).await.is_ok());
     }
-    assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), None), now_s()).await.is_ok());
+    assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), None), Way::Direct, now_s()).await.is_ok());
     assert_eq!(gate.grants()[0].bound, [PHONE, LAPTOP]);
     for n in 0..MAX_DEVICES - 2 {
-        assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some([n as u8 + 10; 32])), now_s()).await.is_ok());
+        assert!(gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some([n as u8 + 10; 32])), Way::Direct, now_s()).await.is_ok());
     }
-    let one_more = gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some([200; 32])), now_s()).await;
+    let one_more = gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some([200; 32])), Way::Direct, now_s()).await;
     assert_eq!(one_more.err(), Some(Refusal::LimitReached));
-    assert!(gate.admit(SUBJECT, &hello(grant(3, Mode::Try), Some(PHONE)), now_s()).await.is_err());
+    assert!(gate.admit(SUBJECT, &hello(grant(3, Mode::Try), Some(PHONE)), Way::Direct, now_s()).await.is_err());
 }
 
 #[tokio::test]
@@ -172,21 +181,21 @@ async fn a_revocation_closes_what_is_open_and_outlives_a_restart() {
     let revoke = |target| Revocation { issuer: [0; 32], target, at: 1, reason: String::new() }.sign(&owner());
     {
         let gate = gate(&dir);
-        let anna = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), now_s()).await.unwrap();
+        let anna = gate.admit(SUBJECT, &hello(grant(1, Mode::Once), Some(PHONE)), Way::Direct, now_s()).await.unwrap();
         let other = Grant { subject: LAPTOP, ..grant(2, Mode::Try) };
-        let berta = gate.admit(LAPTOP, &hello(other.clone(), None), now_s()).await.unwrap();
+        let berta = gate.admit(LAPTOP, &hello(other.clone(), None), Way::Direct, now_s()).await.unwrap();
         assert_eq!(gate.revoke(&[revoke(Target::Grant([1; 8]))]).unwrap(), 1);
         assert_eq!((anna.live.ended(), berta.live.ended()), (Some("grant-revoked"), None));
-        assert_eq!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), now_s()).await.err(), Some(Refusal::GrantRevoked));
+        assert_eq!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.err(), Some(Refusal::GrantRevoked));
         assert_eq!(gate.revoke(&[revoke(Target::Subject(LAPTOP))]).unwrap(), 1);
         assert_eq!(berta.live.ended(), Some("grant-revoked"));
         assert!(gate.grants().iter().any(|grant| grant.id == [1; 8] && grant.revoked));
         drop((anna, berta));
     }
     let gate = gate(&dir);
-    assert_eq!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), now_s()).await.err(), Some(Refusal::GrantRevoked));
+    assert_eq!(gate.admit(PHONE, &hello(grant(1, Mode::Once), None), Way::Direct, now_s()).await.err(), Some(Refusal::GrantRevoked));
     let other = Grant { subject: LAPTOP, ..grant(2, Mode::Try) };
-    assert_eq!(gate.admit(LAPTOP, &hello(other, None), now_s()).await.err(), Some(Refusal::GrantRevoked));
+    assert_eq!(gate.admit(LAPTOP, &hello(other, None), Way::Direct, now_s()).await.err(), Some(Refusal::GrantRevoked));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -197,7 +206,7 @@ async fn nobody_slips_in_beside_a_revocation() {
         let guests: Vec<_> = (0..20)
             .map(|_| {
                 let gate = gate.clone();
-                tokio::spawn(async move { gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await })
+                tokio::spawn(async move { gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), Way::Direct, now_s()).await })
             })
             .collect();
         let signed = Revocation { issuer: [0; 32], target: Target::Grant([1; 8]), at: 1, reason: String::new() }.sign(&owner());
@@ -220,22 +229,22 @@ async fn bounds_draining_and_usage() {
         gate.claim(&owner().verifying_key().to_bytes(), None, 1).unwrap();
         let limits = Limits { bytes: Some(1000), ..Limits::default() };
         let metered = Grant { limits, ..grant(1, Mode::Try) };
-        let first = gate.admit(SUBJECT, &hello(metered.clone(), None), now_s()).await.unwrap();
-        let _second = gate.admit(SUBJECT, &hello(metered.clone(), None), now_s()).await.unwrap();
-        assert_eq!(gate.admit(SUBJECT, &hello(metered.clone(), None), now_s()).await.err(), Some(Refusal::Busy));
+        let first = gate.admit(SUBJECT, &hello(metered.clone(), None), Way::Direct, now_s()).await.unwrap();
+        let _second = gate.admit(SUBJECT, &hello(metered.clone(), None), Way::Direct, now_s()).await.unwrap();
+        assert_eq!(gate.admit(SUBJECT, &hello(metered.clone(), None), Way::Direct, now_s()).await.err(), Some(Refusal::Busy));
         use crate::session::Meter;
-        first.meter.sent(400);
+        first.meters.sent(400);
         drop(first);
-        assert_eq!(gate.admit(SUBJECT, &hello(metered, None), now_s()).await.unwrap().limits.bytes, Some(600));
+        assert_eq!(gate.admit(SUBJECT, &hello(metered, None), Way::Direct, now_s()).await.unwrap().limits.bytes, Some(600));
         gate.drain();
-        assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), now_s()).await.err(), Some(Refusal::Busy));
+        assert_eq!(gate.admit(SUBJECT, &hello(grant(1, Mode::Try), None), Way::Direct, now_s()).await.err(), Some(Refusal::Busy));
         let visit = Grant { role: Role::Control, ..grant(200, Mode::Try) };
-        assert!(gate.admit(SUBJECT, &hello(visit, None), now_s()).await.is_ok(), "the owner still gets in");
+        assert!(gate.admit(SUBJECT, &hello(visit, None), Way::Direct, now_s()).await.is_ok(), "the owner still gets in");
         assert!(gate.grants().iter().all(|grant| grant.id == [1; 8]));
-        gate.flush().unwrap();
+        gate.flush(now_s()).unwrap();
     }
     let state = State::open(&dir.path().join("state")).unwrap();
-    assert_eq!(state.snapshot().unwrap().grants[&[1; 8]].down, 400);
+    assert_eq!(state.snapshot().unwrap().grants[&[1; 8]].usage.down, 400);
 }
 
 #[tokio::test]
@@ -254,9 +263,9 @@ async fn on_a_full_disk_nobody_is_promised_anything_and_later_it_works() {
     assert!(error.hint_text().unwrap().contains("free some space"), "{error:?}");
     let mut grant_2 = grant(2, Mode::Once);
     grant_2.id = filled.to_be_bytes();
-    assert_eq!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(PHONE)), now_s()).await.err(), Some(Refusal::Busy));
+    assert_eq!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(PHONE)), Way::Direct, now_s()).await.err(), Some(Refusal::Busy));
     assert!(log_of(&gate).contains("storage.failed"));
     gate.state().limit_pages(1_000_000);
-    assert!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(LAPTOP)), now_s()).await.is_ok());
-    assert_eq!(gate.admit(SUBJECT, &hello(grant_2, Some(PHONE)), now_s()).await.err(), Some(Refusal::GrantBoundElsewhere));
+    assert!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(LAPTOP)), Way::Direct, now_s()).await.is_ok());
+    assert_eq!(gate.admit(SUBJECT, &hello(grant_2, Some(PHONE)), Way::Direct, now_s()).await.err(), Some(Refusal::GrantBoundElsewhere));
 }

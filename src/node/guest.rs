@@ -2,15 +2,15 @@
 
 use super::control;
 use super::core::{Core, StreamCount};
-use super::egress::{Reason, Verdict, within_grant};
+use super::egress::{Reason, Verdict};
 use super::gate::Admitted;
 use super::meter::Guard;
 use crate::config::time::now_s;
 use crate::resolve::Resolver;
 use crate::session::messages::{ExitReply, ExitRequest, Kind, MAX_ECHO, Message, read_first};
 use crate::session::{Session, Stream, relay};
-use crate::token::Role;
-use crate::trust::Refusal;
+use crate::token::{Role, Way};
+use crate::trust::{ByName, Refusal};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -26,27 +26,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// Time for a health check; whoever needs longer is not well.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an end of validity is slept towards before the clock is read again, since clocks are set.
+/// How long an end of validity is slept towards before the clock is read again, since clocks are set and grants renewed.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
 struct Guest {
     core: Arc<Core>,
     resolver: Arc<Resolver>,
-    admitted: Admitted,
+    admitted: Arc<Admitted>,
 }
 
 /// Serves a session until it is over.
-pub(super) async fn serve(core: &Arc<Core>, resolver: Arc<Resolver>, admitted: Admitted, session: Session, via: &'static str) {
+pub(super) async fn serve(core: &Arc<Core>, resolver: Arc<Resolver>, admitted: Admitted, session: Session, way: Way) {
     admitted.live.attach(session.clone());
     let role = if admitted.role == Role::Control { "control" } else { "exit" };
-    core.log.event("session.open").grant(&admitted.grant).with("role", role).with("via", via).write();
-    let guest = Arc::new(Guest { core: core.clone(), resolver, admitted });
+    core.log.event("session.open").grant(&admitted.grant).with("role", role).with("via", way.as_str()).write();
+    let guest = Arc::new(Guest { core: core.clone(), resolver, admitted: Arc::new(admitted) });
     loop {
-        let left = Duration::from_secs(guest.admitted.expires.saturating_sub(now_s()));
-        if left.is_zero() {
-            guest.admitted.live.end(Refusal::GrantExpired.as_str());
-            break;
-        }
+        let left = match core.gate.standing(&guest.admitted, now_s()) {
+            Ok((until, now)) => Duration::from_secs(until.saturating_sub(now)),
+            Err(refusal) => {
+                guest.admitted.live.end(refusal.as_str());
+                break;
+            }
+        };
         tokio::select! {
             stream = session.accept() => match stream {
                 Some(stream) => drop(tokio::spawn(serve_stream(guest.clone(), stream))),
@@ -68,6 +70,8 @@ async fn serve_stream(guest: Arc<Guest>, mut stream: Stream) {
         (Kind::Exit, Role::Control) => answer(stream, ExitReply::NotAllowed).await,
         (Kind::Control, Role::Control) => control::serve(&guest.core, &request, stream).await,
         (Kind::Control, Role::Exit) => control::refuse(stream).await,
+        (Kind::Holder, Role::Exit) => control::hold(&guest.core, &guest.admitted, &request, stream).await,
+        (Kind::Holder, Role::Control) => control::refuse(stream).await,
         (Kind::Evidence, _) => control::evidence(&guest.core, &request, stream).await,
         (Kind::Echo, _) => match guest.core.count_stream() {
             Some(_counted) => timeout(ECHO_TIMEOUT, echo(stream)).await.unwrap_or(Ok(())),
@@ -101,7 +105,7 @@ async fn echo(mut stream: Stream) -> io::Result<()> {
 /// A destination that is open, and what counts it.
 struct Open {
     tcp: TcpStream,
-    _counted: (Guard, StreamCount),
+    _counted: (Vec<Guard>, StreamCount),
 }
 
 impl Guest {
@@ -117,21 +121,32 @@ impl Guest {
             Err(reply) => return answer(stream, reply).await,
         };
         stream.write_all(&[ExitReply::Open as u8]).await?;
-        let (_, result) = relay(open.tcp, stream, &*self.admitted.meter, None).await;
+        let (_, result) = relay(open.tcp, stream, &self.admitted.meters, None).await;
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::QuotaExceeded) {
+            if self.admitted.meters.exhausted_today() {
+                self.admitted.live.end(Refusal::LimitReached.as_str());
+            }
             self.core.log.event("stream.ended").grant(&self.admitted.grant).with("reason", Refusal::LimitReached.as_str()).write();
         }
         result
     }
 
-    /// Resolves, asks the policy for each address, and connects to the first one that lets us.
+    /// Asks the grant for the name, resolves it, asks grant and policy for each address, and connects to the first one that lets us.
     async fn open(&self, wanted: &ExitRequest) -> Result<Open, ExitReply> {
         let core = &self.core;
         let counted = core.count_stream().ok_or(ExitReply::Busy)?;
-        let Some(guard) = self.admitted.meter.stream() else {
+        let Some(guard) = self.admitted.meters.stream() else {
             self.log_refused(Refusal::LimitReached.as_str(), wanted);
             return Err(ExitReply::LimitReached);
         };
+        let Some(by_name) = self.admitted.reach.of_name(&wanted.host, wanted.port) else {
+            self.log_refused(Reason::Grant.as_str(), wanted);
+            return Err(ExitReply::NotAllowed);
+        };
+        if let Err(reason) = self.core.rules.check(self.admitted.ids(), &wanted.host, None, wanted.port) {
+            self.log_refused(reason.as_str(), wanted);
+            return Err(ExitReply::NotAllowed);
+        }
         let addresses = match self.resolver.lookup(&wanted.host).await {
             Ok(addresses) => addresses,
             Err(failure) => {
@@ -142,7 +157,7 @@ impl Guest {
         let mut refused = None;
         let mut failed = None;
         for ip in addresses {
-            if let Err(reason) = self.allowed(ip, wanted.port) {
+            if let Err(reason) = self.allowed(&by_name, ip, wanted) {
                 refused = Some(reason);
                 continue;
             }
@@ -164,18 +179,22 @@ impl Guest {
         }
     }
 
-    fn allowed(&self, ip: IpAddr, port: u16) -> Result<(), Reason> {
+    fn allowed(&self, by_name: &ByName, ip: IpAddr, wanted: &ExitRequest) -> Result<(), Reason> {
+        let port = wanted.port;
         let policy = self.core.policy();
-        for verdict in [policy.check(ip, port), within_grant(&self.admitted.rules, ip, port)] {
-            if let Verdict::Refused(reason) = verdict {
-                return Err(reason);
-            }
+        if let Verdict::Refused(reason) = policy.check(ip, port) {
+            return Err(reason);
         }
+        if !self.admitted.reach.of_address(by_name, ip, port) {
+            return Err(Reason::Grant);
+        }
+        self.core.rules.check(self.admitted.ids(), &wanted.host, Some(ip), port)?;
         // The node can be reached at addresses that its own listening address does not name.
         if policy.is_own_port(port) && is_of_this_machine(ip) { Err(Reason::OwnPort) } else { Ok(()) }
     }
 
-    fn log_refused(&self, reason: &str, wanted: &ExitRequest) {
+    fn log_refused(&self, reason: &'static str, wanted: &ExitRequest) {
+        self.core.gate.history().refused(reason, now_s());
         let line = self.core.log.event("stream.refused").grant(&self.admitted.grant).with("reason", reason);
         line.destination(&wanted.host, wanted.port).write();
     }

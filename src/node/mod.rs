@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod chip_tests;
 mod claim;
+mod clock;
 pub mod config;
 mod control;
 mod core;
@@ -13,12 +14,14 @@ pub mod evidence;
 pub mod gate;
 mod guest;
 pub mod hardware;
+pub mod history;
 pub mod init;
 pub mod log;
 pub mod meter;
 mod onion;
 #[cfg(test)]
 mod process_tests;
+mod rules;
 mod serve;
 mod slots;
 pub mod state;
@@ -37,7 +40,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a node until it is told to end by a signal or by its owner; `on_ready` is called once friends can come
-/// by every way that it offers, and again if it has begun anew.
+/// by every way that it offers, and again if it has begun anew, or if a machine with a seed of its own has its owner.
 pub fn run(config: &Path, on_ready: impl FnMut(&Ready)) -> Result<()> {
     let config = Config::read(config)?;
     let log = Log::to(std::io::stderr(), config.log_destinations);
@@ -67,6 +70,11 @@ fn run_with(config: &Config, log: &Log, witness: &Arc<Witness>, mut on_ready: im
             line.with("claimed", ready.claimed).write();
             on_ready(&ready);
             tell("READY=1");
+            if config.seed_of.is_some() && !ready.claimed {
+                // It has its key already, so it does not begin anew with its owner.
+                node.claimed().await;
+                on_ready(&node.ready());
+            }
             std::future::pending::<()>().await;
         };
         let by_itself = runtime.block_on(async {

@@ -10,6 +10,7 @@ use super::evidence::Witness;
 use super::gate::Gate;
 use super::log::Log;
 use super::onion::{self, Onion};
+use super::rules::InForce;
 use super::slots::Slot;
 use super::state::State;
 use super::{claim, guest};
@@ -19,6 +20,7 @@ use crate::keyring::{Purpose, x25519_public};
 use crate::owner::ready::{Ready, Socket};
 use crate::resolve::{Resolver, Sources};
 use crate::session::{AcceptError, Acceptor, BoxedIo, Incoming, Io, ReplayGuard, Request, Welcome, linger};
+use crate::token::{Role, Way};
 use crate::trust::Refusal;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
@@ -78,7 +80,9 @@ impl Node {
         let key = x25519_public(&secret);
         let replay = ReplayGuard::open(&config.state_dir.join("replay"), now_s())?;
         let acceptor = Acceptor::new(&secret, config.bootstrap_cover()?, replay);
-        let allow = match state.snapshot()?.allow {
+        let snapshot = state.snapshot()?;
+        let rules = InForce::remembered(snapshot.rules.as_deref(), snapshot.owner)?;
+        let allow = match snapshot.allow {
             Some(texts) => super::egress::Rule::parse_list(&texts)?,
             None => config.rules()?,
         };
@@ -92,7 +96,8 @@ impl Node {
         // Without the seed that the owner brings there is no address to publish.
         let has_seed = !config.seed_from_owner || gate.owner().is_some();
         let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
-        let core = Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, onion, witness }));
+        let core =
+            Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, rules, onion, witness }));
         let shards = Shards::start(&core, sources)?;
         let onion = onion::start(&core, sources)?;
         let supervisor = {
@@ -122,6 +127,11 @@ impl Node {
         if let Some(onion) = &self.core.onion {
             let _ = onion.follow().wait_for(|status| status.state.is_reachable()).await;
         }
+    }
+
+    /// Waits until somebody has claimed it, who had not before it began.
+    pub async fn claimed(&self) {
+        self.core.claimed.notified().await;
     }
 
     /// The address it really listens at.
@@ -303,10 +313,10 @@ impl Source {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    fn way(self) -> Way {
         match self {
-            Source::Direct(_) => "direct",
-            Source::Tor => "tor",
+            Source::Direct(_) => Way::Direct,
+            Source::Tor => Way::Tor,
         }
     }
 }
@@ -351,8 +361,9 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
         let _ = request.refuse(Refusal::UnknownKey, "self-test").await;
         return;
     }
-    match core.gate.admit(request.client, &request.hello, now_s()).await {
+    match core.gate.admit(request.client, &request.hello, source.way(), now_s()).await {
         Err(refusal) => {
+            core.gate.history().turned_away(refusal.as_str(), now_s());
             let _ = request.refuse(refusal, &refusal.for_friend("this exit")).await;
         }
         Ok(admitted) => {
@@ -363,8 +374,11 @@ async fn session(core: Arc<Core>, resolver: Arc<Resolver>, request: Request, sou
             let welcome = Welcome { session_id, limits: admitted.limits, expires: admitted.expires };
             let Ok(session) = request.welcome(welcome).await else { return };
             drop(slot);
+            if admitted.role == Role::Exit {
+                core.gate.history().began(&admitted.grant, now_s());
+            }
             let _counted = core.onion.as_ref().filter(|_| source == Source::Tor).map(Onion::count_client);
-            guest::serve(&core, resolver, admitted, session, source.as_str()).await;
+            guest::serve(&core, resolver, admitted, session, source.way()).await;
         }
     }
 }
@@ -392,7 +406,7 @@ async fn supervise(core: &Arc<Core>, door: Door, socket: &Socket) {
 }
 
 fn finish(core: &Core) {
-    if let Err(error) = core.gate.flush() {
+    if let Err(error) = core.gate.flush(now_s()) {
         core.log.event("storage.failed").with("error", error.message()).write();
     }
     core.log.event("stopped").write();
@@ -448,7 +462,7 @@ async fn write_usage(core: &Arc<Core>) {
     loop {
         let _ = timeout(FLUSH_EVERY, core.flush.notified()).await;
         let gate = core.gate.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || gate.flush()).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || gate.flush(now_s())).await {
             core.log.event("storage.failed").with("error", error.message()).with("causes", error.causes().join("; ")).write();
             sleep(FLUSH_EVERY).await;
         }

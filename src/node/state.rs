@@ -4,9 +4,11 @@
 //! answer leaves; after a crash at any moment the answer that somebody saw still holds. Usage is counted in memory and
 //! written now and then: losing seconds of it costs nobody anything.
 
+use super::meter::{PAST_DAYS, Usage};
 use crate::config::fs;
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
+use crate::token::Way;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -16,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Steps from one schema to the next; a step is never changed once released.
-const SCHEMA: [&str; 2] = [
+const SCHEMA: [&str; 5] = [
     "
     CREATE TABLE node (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -59,6 +61,36 @@ const SCHEMA: [&str; 2] = [
         expires INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- The newest lease statement of the owner, when by this clock it came, and the highest time that the clock has shown.
+    ALTER TABLE node ADD COLUMN stated INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN clock INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE usage ADD COLUMN way INTEGER;
+    CREATE TABLE days (
+        grant_id BLOB NOT NULL CHECK (length(grant_id) = 8),
+        day INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (grant_id, day)
+    ) STRICT, WITHOUT ROWID;
+    -- The newest revision of a grant that was signed more than once.
+    CREATE TABLE renewed (
+        grant_id BLOB PRIMARY KEY CHECK (length(grant_id) = 8),
+        revision INTEGER NOT NULL,
+        signed BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- Of which grant another one was made by its holder, and for whom.
+    CREATE TABLE kin (
+        grant_id BLOB PRIMARY KEY CHECK (length(grant_id) = 8),
+        parent BLOB NOT NULL CHECK (length(parent) = 8),
+        name TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    -- The owner's rules about destinations, as he signed them.
+    ALTER TABLE node ADD COLUMN rules BLOB;
+",
+    super::history::SCHEMA,
 ];
 
 /// A grant's id.
@@ -91,16 +123,36 @@ pub enum Claimed {
 pub struct Record {
     /// Devices it is bound to, the first one first.
     pub bound: Vec<[u8; 32]>,
-    /// Bytes from the guest to destinations.
-    pub up: u64,
-    /// Bytes from destinations to the guest.
-    pub down: u64,
-    /// Unix seconds of the last use.
-    pub last_used: Option<u64>,
+    /// How it was used.
+    pub usage: Usage,
     /// Uses by others after it was bound.
     pub reuse: u64,
     /// Unix seconds of the last of these.
     pub last_reuse: Option<u64>,
+    /// Whose holder passed it on, and for whom, if it does not come from the owner.
+    pub kin: Option<Kin>,
+    /// The newest revision as it was signed, if there was more than one.
+    pub newest: Option<Vec<u8>>,
+}
+
+/// Where a grant comes from that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kin {
+    /// The grant above it.
+    pub parent: GrantId,
+    /// Whom it is for, as the holder of that one calls him.
+    pub name: String,
+}
+
+/// What the node knows of time and of its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The time in the newest lease statement of the owner, Unix seconds.
+    pub stated: u64,
+    /// When the owner was heard of, at most the node's own clock at that moment, Unix seconds.
+    pub heard: u64,
+    /// The highest time that the node's clock has shown, as of the last writing, Unix seconds.
+    pub clock: u64,
 }
 
 /// Everything that deciding needs, read once at start.
@@ -108,8 +160,12 @@ pub struct Record {
 pub struct Snapshot {
     /// The owner's identity key.
     pub owner: Option<[u8; 32]>,
+    /// What it knows of time.
+    pub times: Times,
     /// The allow-list, where the owner has replaced that of the configuration.
     pub allow: Option<Vec<String>>,
+    /// The owner's rules about destinations, signed.
+    pub rules: Option<Vec<u8>>,
     /// Grants that were ever used here.
     pub grants: HashMap<GrantId, Record>,
     /// Grant ids (8 bytes) and subject keys (32 bytes) that were taken back.
@@ -187,7 +243,7 @@ impl State {
     }
 
     /// One durable transaction; nothing of it remains if `work` fails.
-    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let mut db = self.lock();
         let run = || {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -226,6 +282,12 @@ impl State {
         })
     }
 
+    /// Replaces the owner, if it is still `former`.
+    pub fn succeed(&self, former: &[u8; 32], owner: &[u8; 32]) -> Result<bool> {
+        // Rules of the former key hold in memory until the new one signs them again, which the owner does at once.
+        self.write(|tx| Ok(tx.execute("UPDATE node SET owner = ?2, rules = NULL WHERE owner = ?1", [former, owner])? == 1))
+    }
+
     /// Binds a grant to a device, at most `devices` of them; one, and no other ever, where the grant's mode is `once`.
     pub fn bind(&self, grant: &GrantId, device: &[u8; 32], once: bool, devices: usize, at: u64) -> Result<Bound> {
         self.write(|tx| {
@@ -245,7 +307,28 @@ impl State {
         })
     }
 
-    /// Remembers revocations for ever: target (grant id or subject key), time, signed bytes.
+    /// Remembers what is known of time.
+    pub fn set_times(&self, times: Times) -> Result<()> {
+        let Times { stated, heard, clock } = times;
+        self.write(|tx| {
+            tx.execute("UPDATE node SET stated = ?1, heard = ?2, clock = ?3", params![clamp(stated), clamp(heard), clamp(clock)]).map(drop)
+        })
+    }
+
+    /// Remembers later revisions of grants: id, revision, signed bytes. One that is not later than what is known changes nothing.
+    pub fn renew(&self, list: &[(GrantId, u64, Vec<u8>)]) -> Result<()> {
+        self.write(|tx| {
+            let mut upsert = tx.prepare_cached(
+                "INSERT INTO renewed (grant_id, revision, signed) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (grant_id) DO UPDATE SET revision = excluded.revision, signed = excluded.signed
+                 WHERE excluded.revision > revision",
+            )?;
+            list.iter().try_for_each(|(id, revision, signed)| upsert.execute(params![id, clamp(*revision), signed]).map(drop))
+        })
+    }
+
+    /// Remembers revocations for ever: target (grant id or subject key), time, signed bytes (none if a holder took back what
+    /// he had passed on).
     pub fn revoke(&self, list: &[(Vec<u8>, u64, Vec<u8>)]) -> Result<()> {
         self.write(|tx| {
             let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO revocations (target, at, signed) VALUES (?1, ?2, ?3)")?;
@@ -265,26 +348,9 @@ impl State {
         })
     }
 
-    /// Writes how much was used, and how often it was tried from elsewhere, as totals.
+    /// Writes how much was used, how often it was tried from elsewhere, as totals, and whose holder passed it on.
     pub fn save_usage(&self, list: &[(GrantId, Record)]) -> Result<()> {
-        self.write(|tx| {
-            let mut upsert = tx.prepare_cached(
-                "INSERT INTO usage (grant_id, up, down, last_used) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (grant_id) DO UPDATE SET up = excluded.up, down = excluded.down, last_used = excluded.last_used",
-            )?;
-            let mut reuse = tx.prepare_cached(
-                "INSERT INTO reuse (grant_id, count, last_at) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (grant_id) DO UPDATE SET count = max(count, excluded.count), last_at = max(last_at, excluded.last_at)",
-            )?;
-            list.iter().try_for_each(|(id, used)| {
-                let (up, down) = (clamp(used.up), clamp(used.down));
-                upsert.execute(params![id, up, down, used.last_used.map(clamp)])?;
-                match used.reuse {
-                    0 => Ok(()),
-                    count => reuse.execute(params![id, clamp(count), clamp(used.last_reuse.unwrap_or(0))]).map(drop),
-                }
-            })
-        })
+        self.write(|tx| list.iter().try_for_each(|(id, record)| save_record(tx, id, record)))
     }
 
     /// Lets a key discover the restricted onion service until its grant expires.
@@ -313,42 +379,116 @@ impl State {
         let text = serde_json::to_string(rules).map_err(|error| Error::new(Code::Failed, "cannot write the allow-list").cause(error))?;
         self.write(|tx| tx.execute("UPDATE node SET allow = ?1", [text]).map(drop))
     }
+
+    /// Replaces the owner's rules about destinations.
+    pub fn set_rules(&self, signed: &[u8]) -> Result<()> {
+        self.write(|tx| tx.execute("UPDATE node SET rules = ?1", [signed]).map(drop))
+    }
 }
 
 /// SQLite's integers are signed.
-fn clamp(n: u64) -> i64 {
+pub(super) fn clamp(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn unsigned(n: i64) -> u64 {
+/// And never negative here.
+pub(super) fn unsigned(n: i64) -> u64 {
     n.try_into().unwrap_or(0)
+}
+
+fn save_record(tx: &Transaction<'_>, id: &GrantId, record: &Record) -> rusqlite::Result<()> {
+    let mut usage = tx.prepare_cached(
+        "INSERT INTO usage (grant_id, up, down, last_used, way) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (grant_id) DO UPDATE SET up = excluded.up, down = excluded.down, last_used = excluded.last_used, way = excluded.way",
+    )?;
+    let used = &record.usage;
+    usage.execute(params![
+        id,
+        clamp(used.up),
+        clamp(used.down),
+        used.last_used.map(clamp),
+        used.last_way.map(|way| clamp(way.number()))
+    ])?;
+    let mut day = tx.prepare_cached("INSERT OR REPLACE INTO days (grant_id, day, bytes) VALUES (?1, ?2, ?3)")?;
+    for (n, bytes) in &used.days {
+        day.execute(params![id, clamp(*n), clamp(*bytes)])?;
+    }
+    if let Some((last, _)) = used.days.last() {
+        let mut forget = tx.prepare_cached("DELETE FROM days WHERE grant_id = ?1 AND day < ?2")?;
+        forget.execute(params![id, clamp(last.saturating_sub(PAST_DAYS as u64))])?;
+    }
+    if record.reuse > 0 {
+        let mut reuse = tx.prepare_cached(
+            "INSERT INTO reuse (grant_id, count, last_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (grant_id) DO UPDATE SET count = max(count, excluded.count), last_at = max(last_at, excluded.last_at)",
+        )?;
+        reuse.execute(params![id, clamp(record.reuse), clamp(record.last_reuse.unwrap_or(0))])?;
+    }
+    if let Some(kin) = &record.kin {
+        let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO kin (grant_id, parent, name) VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![id, kin.parent, kin.name])?;
+    }
+    Ok(())
 }
 
 fn read_snapshot(db: &Connection) -> rusqlite::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     let allow: Option<String>;
-    (snapshot.owner, allow) = db.query_row("SELECT owner, allow FROM node", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    (snapshot.owner, allow, snapshot.times) = db.query_row("SELECT owner, allow, stated, heard, clock FROM node", [], |row| {
+        let time = |column| row.get(column).map(unsigned);
+        Ok((row.get(0)?, row.get(1)?, Times { stated: time(2)?, heard: time(3)?, clock: time(4)? }))
+    })?;
+    snapshot.rules = db.query_row("SELECT rules FROM node", [], |row| row.get(0))?;
     snapshot.allow = allow.and_then(|text| serde_json::from_str(&text).ok());
     let mut rows = db.prepare("SELECT grant_id, device FROM bindings ORDER BY at, device")?;
     for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?)))? {
         let (id, device) = row?;
         snapshot.grants.entry(id).or_default().bound.push(device);
     }
-    let mut rows = db.prepare("SELECT grant_id, up, down, last_used FROM usage")?;
-    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?, row.get(2)?, row.get::<_, Option<i64>>(3)?)))? {
-        let (id, up, down, last_used) = row?;
-        let record = snapshot.grants.entry(id).or_default();
-        (record.up, record.down, record.last_used) = (unsigned(up), unsigned(down), last_used.map(unsigned));
-    }
+    read_usage(db, &mut snapshot)?;
     let mut rows = db.prepare("SELECT grant_id, count, last_at FROM reuse")?;
     for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?, row.get(2)?)))? {
         let (id, count, at) = row?;
         let record = snapshot.grants.entry(id).or_default();
         (record.reuse, record.last_reuse) = (unsigned(count), Some(unsigned(at)));
     }
+    let mut rows = db.prepare("SELECT grant_id, parent, name FROM kin")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, Kin { parent: row.get(1)?, name: row.get(2)? })))? {
+        let (id, kin) = row?;
+        snapshot.grants.entry(id).or_default().kin = Some(kin);
+    }
+    let mut rows = db.prepare("SELECT grant_id, signed FROM renewed")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?)))? {
+        let (id, signed) = row?;
+        snapshot.grants.entry(id).or_default().newest = Some(signed);
+    }
     let mut rows = db.prepare("SELECT target FROM revocations")?;
     snapshot.revoked = rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(snapshot)
+}
+
+fn read_usage(db: &Connection, snapshot: &mut Snapshot) -> rusqlite::Result<()> {
+    let mut rows = db.prepare("SELECT grant_id, up, down, last_used, way FROM usage")?;
+    let rows = rows.query_map([], |row| {
+        let usage = Usage {
+            up: row.get(1).map(unsigned)?,
+            down: row.get(2).map(unsigned)?,
+            last_used: row.get::<_, Option<i64>>(3)?.map(unsigned),
+            last_way: row.get::<_, Option<i64>>(4)?.and_then(|way| Way::from_number(unsigned(way))),
+            days: Vec::new(),
+        };
+        Ok((row.get::<_, GrantId>(0)?, usage))
+    })?;
+    for row in rows {
+        let (id, usage) = row?;
+        snapshot.grants.entry(id).or_default().usage = usage;
+    }
+    let mut rows = db.prepare("SELECT grant_id, day, bytes FROM days ORDER BY day")?;
+    for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1).map(unsigned)?, row.get(2).map(unsigned)?)))? {
+        let (id, day, bytes) = row?;
+        snapshot.grants.entry(id).or_default().usage.days.push((day, bytes));
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, error: rusqlite::Error) -> Error {

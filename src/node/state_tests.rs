@@ -19,7 +19,12 @@ fn what_is_written_is_there_after_a_restart() {
         state.note_reuse(&[1; 8], 9).unwrap();
         state.revoke(&[(vec![4; 8], 1, vec![1]), (vec![5; 32], 1, vec![1])]).unwrap();
         state.revoke(&[(vec![4; 8], 2, vec![2])]).unwrap();
-        state.save_usage(&[([1; 8], Record { up: 1, down: u64::MAX, last_used: Some(3), ..Record::default() })]).unwrap();
+        state
+            .save_usage(&[(
+                [1; 8],
+                Record { usage: Usage { up: 1, down: u64::MAX, last_used: Some(3), ..Usage::default() }, ..Record::default() },
+            )])
+            .unwrap();
         state.set_allow(&["10.0.0.0/8".to_owned()]).unwrap();
         *state.seed().unwrap().expose()
     };
@@ -27,7 +32,8 @@ fn what_is_written_is_there_after_a_restart() {
     assert_eq!(state.seed().unwrap().expose(), &seed);
     let found = state.snapshot().unwrap();
     assert_eq!((found.owner, found.allow), (Some([1; 32]), Some(vec!["10.0.0.0/8".to_owned()])));
-    let record = Record { bound: vec![[3; 32]], up: 1, down: i64::MAX as u64, last_used: Some(3), reuse: 2, last_reuse: Some(10) };
+    let usage = Usage { up: 1, down: i64::MAX as u64, last_used: Some(3), ..Usage::default() };
+    let record = Record { bound: vec![[3; 32]], usage, reuse: 2, last_reuse: Some(10), ..Record::default() };
     assert_eq!(found.grants.get(&[1; 8]), Some(&record));
     assert_eq!(found.revoked, [vec![4; 8], vec![5; 32]]);
 }

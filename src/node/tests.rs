@@ -7,7 +7,7 @@ use crate::keyring::{self, Purpose, Seed, x25519_public};
 use crate::resolve::Sources;
 use crate::session::messages::*;
 use crate::session::{ConnectError, CoverKey, Hello, Pipe, Session, bootstrap, connect};
-use crate::token::{Grant, Limits, Mode, Revocation, Role, Target};
+use crate::token::{Grant, Limits, Mode, Revocation, Role, Rotation, Scope, SignedRotation, Target};
 use crate::trust::Refusal;
 use ed25519_dalek::SigningKey;
 use std::net::SocketAddr;
@@ -24,6 +24,9 @@ struct Place {
     dir: tempfile::TempDir,
     node: Option<Node>,
 }
+
+#[path = "rules_tests.rs"]
+mod rules;
 
 fn owner() -> SigningKey {
     Seed::from_bytes(&[7; 32]).signing_key(Purpose::IdentitySign)
@@ -60,9 +63,13 @@ impl Place {
 
     fn start(&mut self) {
         self.node = None;
+        self.node = Some(self.begin().unwrap());
+    }
+
+    fn begin(&self) -> crate::error::Result<Node> {
         let config = Config::read(&self.dir.path().join("node.toml")).unwrap();
         let sources = Sources { hosts: self.dir.path().join("hosts"), resolv_conf: self.dir.path().join("none"), fallback: Vec::new() };
-        self.node = Some(Node::start_with(config, Log::in_memory(), &sources, Witness::none()).unwrap());
+        Node::start_with(config, Log::in_memory(), &sources, Witness::none())
     }
 
     fn node(&self) -> &Node {
@@ -82,17 +89,26 @@ impl Place {
         self.claim_with(key, None).await
     }
 
+    /// The same, by an owner that took the place of another one.
+    async fn claim_after(&self, key: &SigningKey, rotations: &[SignedRotation]) -> ClaimReply {
+        self.claim_by(key, None, rotations.iter().map(SignedRotation::encode).collect()).await
+    }
+
     /// The same, with a seed that is handed over.
     async fn claim_with(&self, key: &SigningKey, seed: Option<[u8; 32]>) -> ClaimReply {
+        self.claim_by(key, seed, Vec::new()).await
+    }
+
+    async fn claim_by(&self, key: &SigningKey, seed: Option<[u8; 32]>, rotations: Vec<Vec<u8>>) -> ClaimReply {
         let mut pipe = self.pipe().await.unwrap();
         pipe.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
         let offer = Offer::decode(&pipe.recv(Offer::LIMIT).await.unwrap()).unwrap();
-        let source = Config::read(&self.dir.path().join("node.toml")).unwrap().seed_source();
+        let source = Config::read(&self.dir.path().join("node.toml")).unwrap().seed_source().as_str();
         assert_eq!((offer.label.as_str(), offer.seed_source.as_str(), offer.evidence), ("home", source, None));
         assert_ne!(offer.app_digest, [0; 32]);
         assert_eq!(pipe.remote, self.node().key());
         let signature = keyring::sign(key, CLAIM_TYPE, &claim_payload(&pipe.hash, &pipe.remote));
-        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed };
+        let claim = Claim { owner: key.verifying_key().to_bytes(), signature, seed, rotations };
         pipe.send(&claim.encode()).await.unwrap();
         ClaimReply::decode(&pipe.recv(ClaimReply::LIMIT).await.unwrap()).unwrap()
     }
@@ -123,7 +139,10 @@ fn grant(id: u8) -> Grant {
         not_before: now - 10,
         expires: now + 1000,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: None,
         mode: Mode::Try,
         role: Role::Exit,
@@ -188,6 +207,34 @@ async fn only_the_owner_claims_and_a_second_claim_is_told() {
 }
 
 #[tokio::test]
+async fn a_rotated_owner_takes_over_and_the_former_one_is_out() {
+    let mut place = Place::new(|_| {});
+    let seed = |n: u8| Seed::from_bytes(&[n; 32]).signing_key(Purpose::IdentitySign);
+    let (middle, new, thief) = (seed(21), seed(22), seed(23));
+    assert_eq!(place.claim(&owner()).await, ClaimReply::Claimed);
+    let (first, second) = (Rotation::sign(&owner(), &middle, 1), Rotation::sign(&middle, &new, 2));
+    let refused = ClaimReply::Refused(ClaimRefusal::AlreadyClaimed);
+    assert_eq!(place.claim(&new).await, refused, "without a word of the owner it is anybody");
+    assert_eq!(place.claim_after(&new, std::slice::from_ref(&second)).await, refused, "a link is missing");
+    assert_eq!(place.claim_after(&thief, &[first.clone(), second.clone()]).await, refused, "they lead to another");
+    assert_eq!(place.claim_after(&thief, &[Rotation::sign(&thief, &thief, 1)]).await, refused);
+    let mut damaged = vec![first.encode(), second.encode()];
+    damaged[0][100] ^= 1;
+    assert_eq!(place.claim_by(&new, None, damaged).await, refused);
+    assert!(!place.node().starts_over());
+
+    assert_eq!(place.claim_after(&new, &[first.clone(), second.clone()]).await, ClaimReply::Reconnected);
+    // It begins anew, so that no session of the former owner goes on.
+    within(Duration::from_secs(5), "the end of the first node", place.node().ended()).await;
+    assert!(place.node().starts_over());
+    place.start();
+    assert_eq!(place.claim(&owner()).await, refused);
+    assert_eq!(place.claim_after(&new, &[first, second]).await, ClaimReply::Reconnected);
+    assert!(!place.node().starts_over(), "the same again changes nothing");
+    assert_eq!(refusal(place.connect(&FRIEND, grant(1), None).await), Refusal::UnknownKey, "what the former owner granted is over");
+}
+
+#[tokio::test]
 async fn a_node_that_waits_for_its_seed_begins_anew_with_it() {
     let mut place = Place::new(|config| config.seed_from_owner = true);
     let temporary = place.node().key();
@@ -238,7 +285,7 @@ async fn a_claim_from_another_handshake_is_worth_nothing() {
     let mut second = place.pipe().await.unwrap();
     second.send(&Challenge { nonce: [1; 32] }.encode()).await.unwrap();
     second.recv(Offer::LIMIT).await.unwrap();
-    second.send(&Claim { owner: owner_public(), signature: recorded, seed: None }.encode()).await.unwrap();
+    second.send(&Claim { owner: owner_public(), signature: recorded, seed: None, rotations: Vec::new() }.encode()).await.unwrap();
     let reply = ClaimReply::decode(&second.recv(ClaimReply::LIMIT).await.unwrap()).unwrap();
     assert_eq!(reply, ClaimReply::Refused(ClaimRefusal::BadSignature));
 }
@@ -496,6 +543,43 @@ async fn the_owner_follows_the_log() {
 }
 
 #[tokio::test]
+async fn the_owner_is_told_what_was_counted_on_each_day_and_not_where_anybody_went() {
+    let server = echo_server().await;
+    let mut place = Place::claimed(|config| config.allow = vec![server.to_string()]).await;
+    let friend = place.friend(Limits::default()).await;
+    let (_, mut stream) = open(&friend, "web.example", server.port()).await;
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(open(&friend, "inside.example", 80).await.0, ExitReply::NotAllowed);
+    assert_eq!(refusal(place.connect(&FRIEND, Grant { expires: now_s() - 5, ..grant(2) }, None).await), Refusal::GrantExpired);
+    let asked = |place: Place| async move {
+        let Reply::Done(HistoryReply { days }) = ask(&place.visit().await, ControlRequest::History).await else { panic!() };
+        // A test at midnight has two days.
+        let sum = |of: &dyn Fn(&HistoryDay) -> u64| days.iter().map(of).sum::<u64>();
+        assert_eq!((sum(&|day| day.handshakes), sum(&|day| day.refusals.len() as u64)), (2, 2));
+        let used: Vec<_> = days.iter().flat_map(|day| &day.grants).collect();
+        assert!(used.iter().all(|grant| grant.id == [1; 8]), "{used:?}");
+        let mut all = Used::default();
+        used.iter().for_each(|grant| all.add(grant.used));
+        assert_eq!(all, Used { up: 5, down: 5, sessions: 1 });
+        let reasons: Vec<_> = days.iter().flat_map(|day| &day.refusals).map(|(reason, _)| reason.as_str()).collect();
+        assert!(reasons.contains(&"private") && reasons.contains(&"grant-expired"), "{reasons:?}");
+        place
+    };
+    place = asked(place).await;
+    friend.close();
+    place.start();
+    place = asked(place).await;
+    let folder = std::fs::read_dir(place.dir.path().join("state")).unwrap().flatten();
+    let kept: Vec<u8> = folder.filter_map(|file| std::fs::read(file.path()).ok()).flatten().collect();
+    for name in ["web.example", "inside.example", "127.0.0.1", "10.9.9.9"] {
+        assert!(!kept.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{name} was written down");
+    }
+    assert!(matches!(ask::<Nothing>(&place.friend(Limits::default()).await, ControlRequest::History).await, Reply::Failed { .. }));
+}
+
+#[tokio::test]
 async fn stopping_and_draining() {
     let server = echo_server().await;
     let place = Place::claimed(|config| config.allow = vec![server.to_string()]).await;
@@ -570,3 +654,6 @@ async fn what_stands_in_the_way_of_a_start_is_named() {
     let error = tokio::task::spawn_blocking(|| Node::start(again, Log::in_memory()).map(drop).unwrap_err()).await.unwrap();
     assert_eq!(error.code(), Code::Exists);
 }
+
+#[path = "guests_tests.rs"]
+mod guests;

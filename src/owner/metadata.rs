@@ -1,11 +1,12 @@
 //! What deploy tells a machine that boots an image: everything a node is told, in one document that a hypervisor or a cloud hands in.
 //!
 //! It holds no secret but the bootstrap's cover key, which lets one speak to the node and no more. The seed is not in it: the
-//! owner brings that, once the machine has shown what it is.
+//! owner brings that, once the machine has shown what it is, or the machine's hardware keeps it.
 
 use crate::config::Label;
-use crate::encoding::from_base64_array;
+use crate::encoding::{from_base64_array, from_hex_array};
 use crate::error::{Code, Error, Result};
+use crate::session::seed::Source;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -48,6 +49,12 @@ pub struct Metadata {
     /// What to do when nothing can go on.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Where the node's seed comes from.
+    #[serde(default, skip_serializing_if = "is_owner")]
+    pub seed: Source,
+    /// Launch measurements that cover the image itself (SHA-384, hex), for a seed that is derived from one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launch: Vec<String>,
 }
 
 /// What the machine's onion service is told.
@@ -79,6 +86,11 @@ fn port() -> u16 {
     PORT
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_owner(source: &Source) -> bool {
+    *source == Source::Owner
+}
+
 impl Metadata {
     /// Reads a document that somebody handed in; `from` says who, for messages.
     pub fn parse(from: &str, bytes: &[u8]) -> Result<Metadata> {
@@ -102,7 +114,18 @@ impl Metadata {
         if metadata.port == 0 {
             return Err(bad("`port` is 0".to_owned()));
         }
+        if metadata.seed == Source::Local {
+            return Err(bad("`seed` is `local`, and an image keeps nothing".to_owned()));
+        }
+        if metadata.measurements().is_none() {
+            return Err(bad("`launch` has something else than 96 hexadecimal digits".to_owned()));
+        }
         Ok(metadata)
+    }
+
+    /// The launch measurements that cover the image; none if one of them is no digest.
+    pub fn measurements(&self) -> Option<Vec<[u8; 48]>> {
+        self.launch.iter().map(|digest| from_hex_array(digest)).collect()
     }
 
     /// The bytes that [`Metadata::parse`] reads back.
@@ -138,6 +161,8 @@ mod tests {
             log_destinations: true,
             tor: Some(Tor { settings: Some("[path_rules]".to_owned()), bridges: Vec::new(), self_test: true }),
             on_failure: OnFailure::Reboot,
+            seed: Source::Measured,
+            launch: vec!["ab".repeat(48)],
         }
     }
 
@@ -148,6 +173,9 @@ mod tests {
         let small = format!(r#"{{"portdistrict":1,"label":"vm","owner":"{0}","cover":"{0}","made_at":1}}"#, base64(&[1; 32]));
         let small = Metadata::parse("a test", small.as_bytes()).unwrap();
         assert_eq!((small.port, small.on_failure, small.log_destinations), (PORT, OnFailure::PowerOff, false));
+        // What an older image reads says nothing of what that does not know.
+        let text = String::from_utf8(small.to_json().unwrap()).unwrap();
+        assert!(small.seed == Source::Owner && !text.contains("seed") && !text.contains("launch"), "{text}");
     }
 
     #[test]
@@ -162,6 +190,9 @@ mod tests {
             (good.replace(r#""port":4433"#, r#""port":0"#), "`port` is 0"),
             (good.replace(r#""port":4433"#, r#""colour":1"#), "colour"),
             (good.replace("reboot", "explode"), "explode"),
+            (good.replace(r#""seed":"measured""#, r#""seed":"local""#), "an image keeps nothing"),
+            (good.replace(r#""seed":"measured""#, r#""seed":"found""#), "found"),
+            (good.replace(r#"["abab"#, r#"["ab"#), "96 hexadecimal digits"),
             (format!("{good}{}", " ".repeat(MAX)), "more than"),
         ];
         for (text, expected) in table {

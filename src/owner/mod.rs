@@ -1,8 +1,13 @@
 //! The owner's way into a claimed machine: its pinned key, and a grant that the owner issues to himself.
 
+pub mod devices;
+pub mod identity;
 pub mod metadata;
+pub mod peers;
 pub mod ready;
 pub mod revocations;
+pub mod rotate;
+pub mod words;
 
 use crate::config::Label;
 use crate::context::Context;
@@ -10,6 +15,7 @@ use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::ledger::{B64, Machine};
 use crate::resolve::socket_addresses;
+use crate::session::messages::Revoked;
 use crate::session::{self, ConnectError, ControlClient, owner_hello};
 use serde_json::Value;
 use std::io;
@@ -28,16 +34,24 @@ pub const ONION_RESTRICTED: &str = "onion_restricted";
 /// Name there of the sealed seed of a machine that keeps nothing itself: 16 bytes of id, 32 of seed, base64url.
 pub const SEED: &str = "seed";
 
+/// Name there of where the machine's seed comes from, where that is neither its state folder nor its owner.
+pub const SEED_SOURCE: &str = "seed_source";
 /// Name there of the image that the machine boots: Authenticode digest of its boot program, hex.
 pub const IMAGE: &str = "image";
 /// Name there of the rung that its evidence must reach before anything is handed over.
 pub const DEMAND: &str = "demand";
 
 /// A control session; it ends when this is dropped.
-pub struct Control(ControlClient);
+pub struct Control {
+    client: ControlClient,
+    /// What the node was told on this occasion, and what it answered.
+    told: revocations::Word,
+    heard: Revoked,
+}
 
 impl Control {
-    /// Connects as the owner of a claimed machine; only the node with the pinned key can answer.
+    /// Connects as the owner of a claimed machine; only the node with the pinned key can answer. It hears at once what it may
+    /// have missed.
     pub async fn open(cx: &Context, machine: &Machine) -> Result<Control> {
         let label = &machine.label;
         let B64(node) = machine.node_key.ok_or_else(|| not_claimed(label))?;
@@ -45,7 +59,14 @@ impl Control {
         let stream = dial(address, label).await?;
         let opened = session::connect(stream, &keyring.client_noise(), &node, owner_hello(keyring, cx.now()), cx.now()).await;
         let (session, _) = opened.map_err(|error| refused(error, address, &node, label))?;
-        Ok(Control(ControlClient::new(session)))
+        let client = ControlClient::new(session);
+        let (told, heard) = revocations::catch_up(cx, &client, machine).await;
+        Ok(Control { client, told, heard })
+    }
+
+    /// Tells it what the policy says of destinations now; it was told at the beginning of this visit, too.
+    pub async fn tell_rules(&self, cx: &Context, machine: &Machine) -> Result<()> {
+        revocations::tell_rules(cx, &self.client, machine).await
     }
 }
 
@@ -79,13 +100,13 @@ pub async fn dial(address: &str, label: &Label) -> Result<TcpStream> {
 impl Deref for Control {
     type Target = ControlClient;
     fn deref(&self) -> &ControlClient {
-        &self.0
+        &self.client
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.0.close();
+        self.client.close();
     }
 }
 

@@ -1,13 +1,14 @@
 //! The owner's requests to a node, each on a stream of its own.
 
 use super::messages::{
-    ControlRequest, Discovery, EvidenceReply, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Reply, Revoked, Status, read_reply,
+    ControlRequest, Discovery, EvidenceReply, HistoryReply, HolderRequest, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Renewed,
+    Reply, Revoked, Status, read_reply,
 };
 use super::{Hello, Session};
 use crate::encoding::cbor::Map;
 use crate::error::{Code, Error, Result};
 use crate::keyring::Keyring;
-use crate::token::{Grant, Limits, Mode, Role};
+use crate::token::{Grant, Limits, Mode, Role, Scope, SignedLease, SignedRules};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -27,7 +28,10 @@ pub fn owner_hello(keyring: &Keyring, now: u64) -> Hello {
         not_before: now.saturating_sub(DAY),
         expires: now + DAY,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: None,
         mode: Mode::Many,
         role: Role::Control,
@@ -89,6 +93,26 @@ impl ControlClient {
         self.ask(&ControlRequest::Discovery(discovery)).await
     }
 
+    /// Says that the owner is there.
+    pub async fn lease(&self, lease: &SignedLease) -> Result<Nothing> {
+        self.ask(&ControlRequest::Lease(lease.encode())).await
+    }
+
+    /// Hands over later revisions of grants, each signed; at most [`super::messages::MAX_RENEWED`].
+    pub async fn renew(&self, grants: Vec<Vec<u8>>) -> Result<Renewed> {
+        self.ask(&ControlRequest::Renew(grants)).await
+    }
+
+    /// Hands over what the policy says of destinations. Rules older than those it has change nothing.
+    pub async fn rules(&self, rules: &SignedRules) -> Result<Nothing> {
+        self.ask(&ControlRequest::Rules(rules.encode())).await
+    }
+
+    /// What was counted on each of the last days.
+    pub async fn history(&self) -> Result<HistoryReply> {
+        self.ask(&ControlRequest::History).await
+    }
+
     /// Ends now.
     pub async fn stop(&self) -> Result<Nothing> {
         self.ask(&ControlRequest::Stop).await
@@ -104,24 +128,32 @@ impl ControlClient {
             ControlRequest::Logs(logs) => Duration::from_secs(logs.wait),
             _ => Duration::ZERO,
         };
-        let exchange = async {
-            let mut stream = self.session.open(&request.first_bytes()).await?;
-            stream.shutdown().await?;
-            read_reply(&mut stream).await
-        };
-        let hint = "see what the node says: portdistrict machine logs";
-        let bytes = tokio::time::timeout(ANSWER_TIMEOUT + extra, exchange)
-            .await
-            .map_err(|_| Error::new(Code::TimedOut, "the node did not answer in time").hint(hint))?
-            .map_err(|e| Error::new(Code::Unreachable, "the node ended the conversation").cause(e).hint(hint))?;
-        match Reply::<T>::decode(&bytes) {
-            Ok(Reply::Done(answer)) => Ok(answer),
-            Ok(Reply::Failed { code, text }) => {
-                Err(Error::new(Code::Refused, format!("the node refuses: {text}")).because(code).hint(hint))
-            }
-            Err(error) => Err(Error::new(Code::Protocol, "the node's answer cannot be read")
-                .cause(error)
-                .hint("the node may run another version; deploy it again")),
-        }
+        ask(&self.session, &request.first_bytes(), ANSWER_TIMEOUT + extra).await
+    }
+}
+
+/// Takes back what the holder of a session passed on; the session is one under his grant.
+pub async fn revoke_passed_on(session: &Session, caveat: Vec<u8>) -> Result<Revoked> {
+    ask(session, &HolderRequest { revoke: caveat }.first_bytes(), ANSWER_TIMEOUT).await
+}
+
+/// One request on a stream of its own, and the answer.
+async fn ask<T: Message>(session: &Session, request: &[u8], patience: Duration) -> Result<T> {
+    let exchange = async {
+        let mut stream = session.open(request).await?;
+        stream.shutdown().await?;
+        read_reply(&mut stream).await
+    };
+    let hint = "see what the node says: portdistrict machine logs";
+    let bytes = tokio::time::timeout(patience, exchange)
+        .await
+        .map_err(|_| Error::new(Code::TimedOut, "the node did not answer in time").hint(hint))?
+        .map_err(|e| Error::new(Code::Unreachable, "the node ended the conversation").cause(e).hint(hint))?;
+    match Reply::<T>::decode(&bytes) {
+        Ok(Reply::Done(answer)) => Ok(answer),
+        Ok(Reply::Failed { code, text }) => Err(Error::new(Code::Refused, format!("the node refuses: {text}")).because(code).hint(hint)),
+        Err(error) => Err(Error::new(Code::Protocol, "the node's answer cannot be read")
+            .cause(error)
+            .hint("the node may run another version; deploy it again")),
     }
 }

@@ -310,6 +310,7 @@ impl Answer {
         }
         let limits = Limits {
             bytes: map.opt_uint(2)?,
+            bytes_per_day: None,
             bits_per_second: map.opt_uint(3)?,
             streams: map.opt_uint(4)?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         };

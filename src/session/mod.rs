@@ -4,6 +4,7 @@
 //! many streams over one connection in yamux's format, `relay` joins a stream with a TCP connection.
 
 pub mod messages;
+pub mod seed;
 
 mod control_client;
 mod cover;
@@ -18,7 +19,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use control_client::{ControlClient, owner_hello};
+pub use control_client::{ControlClient, owner_hello, revoke_passed_on};
 pub use cover::CoverKey;
 pub(crate) use handshake::read_handshake_payloads;
 pub use handshake::{AcceptError, Acceptor, ConnectError, Incoming, Request, STEP_TIMEOUT, bootstrap, connect};

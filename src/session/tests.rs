@@ -21,7 +21,7 @@ fn hello() -> Hello {
 }
 
 fn welcome() -> Welcome {
-    Welcome { session_id: [5; 16], limits: Limits { bytes: Some(1000), bits_per_second: None, streams: Some(8) }, expires: NOW + 60 }
+    Welcome { session_id: [5; 16], limits: Limits { bytes: Some(1000), streams: Some(8), ..Limits::default() }, expires: NOW + 60 }
 }
 
 fn fixed(n: u8) -> Entropy {

@@ -31,11 +31,22 @@ pub enum Type {
     Invite,
     /// A grant for somebody whose keys are known.
     Grant,
+    /// The secret of an identity, for a backup.
+    Secret,
+    /// A one-time code with which a device joins.
+    Code,
+    /// A device's answer to a code.
+    Answer,
+    /// What an approved device is given, sealed to it.
+    Welcome,
+    /// Something sealed to one identity.
+    Sealed,
 }
 
 impl Type {
     /// Every type.
-    pub const ALL: [Type; 3] = [Type::Identity, Type::Invite, Type::Grant];
+    pub const ALL: [Type; 8] =
+        [Type::Identity, Type::Invite, Type::Grant, Type::Secret, Type::Code, Type::Answer, Type::Welcome, Type::Sealed];
 
     /// The word in the blob.
     pub fn as_str(self) -> &'static str {
@@ -43,6 +54,11 @@ impl Type {
             Type::Identity => "identity",
             Type::Invite => "invite",
             Type::Grant => "grant",
+            Type::Secret => "secret",
+            Type::Code => "code",
+            Type::Answer => "answer",
+            Type::Welcome => "welcome",
+            Type::Sealed => "sealed",
         }
     }
 
@@ -51,6 +67,11 @@ impl Type {
             Type::Identity => "an identity",
             Type::Invite => "an invite",
             Type::Grant => "a grant",
+            Type::Secret => "the secret of an identity",
+            Type::Code => "a code for a new device",
+            Type::Answer => "the answer of a new device",
+            Type::Welcome => "the welcome of a new device",
+            Type::Sealed => "a sealed invite",
         }
     }
 
@@ -59,7 +80,11 @@ impl Type {
         match self {
             Type::Identity => "portdistrict identity verify",
             Type::Invite => "portdistrict exit try",
-            Type::Grant => "portdistrict exit accept",
+            Type::Grant | Type::Sealed => "portdistrict exit accept",
+            Type::Secret => "portdistrict identity import",
+            Type::Code => "portdistrict device init --code",
+            Type::Answer => "portdistrict device approve",
+            Type::Welcome => "portdistrict device accept",
         }
     }
 }

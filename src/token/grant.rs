@@ -1,8 +1,9 @@
 //! The grant: the owner's signed word on which key may use which node, for how long and how much.
 
 use super::blob::{self, BlobError, Type};
+use super::scope::{self, Scope};
 use super::{LATEST, signed};
-use crate::encoding::cbor::{CborError, Map, Value};
+use crate::encoding::cbor::{CborError, Map};
 use crate::keyring;
 use ed25519_dalek::SigningKey;
 
@@ -10,10 +11,12 @@ use ed25519_dalek::SigningKey;
 pub const GRANT_LIMIT: usize = 2048;
 
 const SIGNATURE_TYPE: &str = "grant";
-const MAX_EGRESS_RULES: usize = 16;
-const MAX_EGRESS_RULE: usize = 128;
+/// The lease of a grant that names none, if its life is not shorter: 30 days.
+const USUAL_LEASE: u64 = 30 * 24 * 3600;
+/// How deep a grant may be passed on at most.
+pub const MAX_DEPTH: u8 = 3;
 
-/// Keys of the payload that this version reads.
+/// Keys of the payload that this version reads, beside those of the scope.
 pub(super) mod key {
     pub(in crate::token) const ID: u64 = 0;
     pub(in crate::token) const ISSUER: u64 = 1;
@@ -21,13 +24,11 @@ pub(super) mod key {
     pub(in crate::token) const SUBJECT: u64 = 3;
     pub(in crate::token) const NOT_BEFORE: u64 = 4;
     pub(in crate::token) const EXPIRES: u64 = 5;
-    pub(in crate::token) const BYTES: u64 = 6;
-    pub(in crate::token) const BITS_PER_SECOND: u64 = 7;
-    pub(in crate::token) const STREAMS: u64 = 8;
-    pub(in crate::token) const EGRESS: u64 = 9;
     pub(in crate::token) const EVIDENCE: u64 = 10;
-    pub(in crate::token) const MODE: u64 = 11;
     pub(in crate::token) const ROLE: u64 = 12;
+    pub(in crate::token) const LEASE: u64 = 16;
+    pub(in crate::token) const DELEGABLE: u64 = 23;
+    pub(in crate::token) const REVISION: u64 = 24;
 }
 
 /// Keys of the payload that are promised to later versions.
@@ -35,24 +36,16 @@ pub(super) mod key {
 /// They are fixed now so that blobs already in chats stay readable when their meaning arrives. A payload that has
 /// one still parses; a node that cannot enforce it refuses the grant as `upgrade-required`.
 pub mod reserved {
-    /// How many devices may be bound under mode `many`.
-    pub const DEVICES: u64 = 13;
-    /// The hours of the week in which the grant holds.
-    pub const WEEKLY_WINDOW: u64 = 14;
-    /// The grant is suspended.
-    pub const PAUSED: u64 = 15;
-    /// The grant holds only while the owner renews it.
-    pub const LEASE: u64 = 16;
     /// How long before the end the friend is warned. Restricts nothing.
     pub const WARN_BEFORE: u64 = 17;
-    /// The grant of which this one is a narrower copy.
+    /// A grant of which this one is a narrower copy with a signature of its own; see [`super::Chain`] for copies without one.
     pub const PARENT: u64 = 18;
     /// The state of the owner's ledger when this was signed. Restricts nothing.
     pub const CHECKPOINT: u64 = 19;
 }
 
 /// How the text of an invite may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// For trying only; never bound to a device.
     Try,
@@ -72,7 +65,7 @@ impl Mode {
         }
     }
 
-    fn number(self) -> u64 {
+    pub(super) fn number(self) -> u64 {
         match self {
             Mode::Try => 0,
             Mode::Once => 1,
@@ -101,10 +94,28 @@ pub enum Role {
 pub struct Limits {
     /// Bytes in both directions together.
     pub bytes: Option<u64>,
+    /// Bytes in both directions together on each day, counted in UTC.
+    pub bytes_per_day: Option<u64>,
     /// Bits a second, each direction.
     pub bits_per_second: Option<u64>,
     /// Streams open at once.
     pub streams: Option<u32>,
+}
+
+impl Limits {
+    /// The lesser of both in each.
+    #[must_use]
+    pub fn meet(&self, other: &Limits) -> Limits {
+        fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+            a.into_iter().chain(b).min()
+        }
+        Limits {
+            bytes: least(self.bytes, other.bytes),
+            bytes_per_day: least(self.bytes_per_day, other.bytes_per_day),
+            bits_per_second: least(self.bits_per_second, other.bits_per_second),
+            streams: least(self.streams, other.streams),
+        }
+    }
 }
 
 /// Who may use what, until when.
@@ -124,8 +135,14 @@ pub struct Grant {
     pub expires: u64,
     /// How much.
     pub limits: Limits,
-    /// Where to: rules that narrow the node's own policy; empty means nothing narrower.
-    pub egress: Vec<String>,
+    /// Where to, when and for how many devices.
+    pub scope: Scope,
+    /// For how long a node serves it after it last heard from the owner, in seconds; absent means its life, at most 30 days.
+    pub lease: Option<u64>,
+    /// How deep its holder may pass it on: 0 (not at all) to [`MAX_DEPTH`].
+    pub delegable: u8,
+    /// Grants of one id replace each other: the one with the highest revision holds, whichever is shown.
+    pub revision: u64,
     /// The first 20 bytes of the digest that the node's evidence must show.
     pub evidence: Option<[u8; 20]>,
     /// How the invite may be used.
@@ -154,6 +171,11 @@ impl Grant {
         self.reserved.keys().any(|key| key != reserved::WARN_BEFORE && key != reserved::CHECKPOINT)
     }
 
+    /// The lease in force, in seconds.
+    pub fn lease(&self) -> u64 {
+        self.lease.unwrap_or_else(|| self.expires.saturating_sub(self.not_before).min(USUAL_LEASE))
+    }
+
     /// Signs it; the key's owner becomes the issuer.
     pub fn sign(mut self, key: &SigningKey) -> SignedGrant {
         self.issuer = key.verifying_key().to_bytes();
@@ -163,7 +185,7 @@ impl Grant {
     }
 
     fn payload(&self) -> Vec<u8> {
-        let mut map = self
+        let map = self
             .reserved
             .clone()
             .with(key::ID, self.id)
@@ -172,14 +194,12 @@ impl Grant {
             .with(key::SUBJECT, self.subject)
             .with(key::NOT_BEFORE, self.not_before)
             .with(key::EXPIRES, self.expires)
-            .with_some(key::BYTES, self.limits.bytes)
-            .with_some(key::BITS_PER_SECOND, self.limits.bits_per_second)
-            .with_some(key::STREAMS, self.limits.streams.map(u64::from))
             .with_some(key::EVIDENCE, self.evidence)
-            .with(key::MODE, self.mode.number());
-        if !self.egress.is_empty() {
-            map.insert(key::EGRESS, self.egress.clone());
-        }
+            .with_some(key::LEASE, self.lease)
+            .with_some(key::DELEGABLE, (self.delegable > 0).then_some(u64::from(self.delegable)))
+            .with_some(key::REVISION, (self.revision > 0).then_some(self.revision))
+            .with(scope::key::MODE, self.mode.number());
+        let mut map = scope::write_limits(&self.limits, self.scope.write(map));
         if self.role == Role::Control {
             map.insert(key::ROLE, 1u64);
         }
@@ -195,10 +215,13 @@ impl Grant {
             subject: map.array(key::SUBJECT)?,
             not_before: time(&mut map, key::NOT_BEFORE)?,
             expires: time(&mut map, key::EXPIRES)?,
-            limits: limits(&mut map)?,
-            egress: egress(&mut map)?,
+            limits: scope::read_limits(&mut map)?,
+            scope: Scope::read(&mut map)?,
+            lease: map.opt_uint(key::LEASE)?,
+            delegable: delegable(&mut map)?.unwrap_or(0),
+            revision: map.opt_uint(key::REVISION)?.unwrap_or(0),
             evidence: map.opt_array(key::EVIDENCE)?,
-            mode: mode(&mut map)?,
+            mode: scope::read_mode(&mut map)?.ok_or(CborError::Field(scope::key::MODE))?,
             role: role(&mut map)?,
             reserved: map,
         };
@@ -210,35 +233,15 @@ impl Grant {
     }
 }
 
-fn time(map: &mut Map, key: u64) -> Result<u64, CborError> {
+pub(super) fn time(map: &mut Map, key: u64) -> Result<u64, CborError> {
     let at = map.uint(key)?;
     if at > LATEST { Err(CborError::Field(key)) } else { Ok(at) }
 }
 
-fn limits(map: &mut Map) -> Result<Limits, CborError> {
-    let streams = map.opt_uint(key::STREAMS)?.map(u32::try_from).transpose();
-    Ok(Limits {
-        bytes: map.opt_uint(key::BYTES)?,
-        bits_per_second: map.opt_uint(key::BITS_PER_SECOND)?,
-        streams: streams.map_err(|_| CborError::Field(key::STREAMS))?,
-    })
-}
-
-fn egress(map: &mut Map) -> Result<Vec<String>, CborError> {
-    let rule = |value| match value {
-        Value::Text(rule) if rule.len() <= MAX_EGRESS_RULE => Ok(rule),
-        _ => Err(CborError::Field(key::EGRESS)),
-    };
-    map.list(key::EGRESS, MAX_EGRESS_RULES)?.into_iter().map(rule).collect()
-}
-
-fn mode(map: &mut Map) -> Result<Mode, CborError> {
-    match map.uint(key::MODE)? {
-        0 => Ok(Mode::Try),
-        1 => Ok(Mode::Once),
-        2 => Ok(Mode::Many),
-        _ => Err(CborError::Unknown(key::MODE)),
-    }
+pub(super) fn delegable(map: &mut Map) -> Result<Option<u8>, CborError> {
+    let depth = map.opt_uint(key::DELEGABLE)?;
+    let read = |depth| u8::try_from(depth).ok().filter(|depth| *depth <= MAX_DEPTH).ok_or(CborError::Field(key::DELEGABLE));
+    depth.map(read).transpose()
 }
 
 fn role(map: &mut Map) -> Result<Role, CborError> {

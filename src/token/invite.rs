@@ -4,6 +4,7 @@
 //! and the node key, which stands beside it. The reader puts both back and so has the very bytes that were signed.
 
 use super::blob::{self, BlobError, Type};
+use super::chain::{Chain, read_caveats};
 use super::grant::{SignedGrant, key};
 use super::secret::Secret16;
 use crate::config::Label;
@@ -17,6 +18,8 @@ use std::net::{IpAddr, SocketAddr};
 pub const DIRECT_BLOB_LIMIT: usize = 450;
 /// The longest line of an invite that names an onion address.
 pub const TOR_BLOB_LIMIT: usize = 480;
+/// The longest line of an invite that a holder passed on, by whatever way.
+pub const DELEGATED_BLOB_LIMIT: usize = 600;
 
 const MAX_ADDRESSES: usize = 4;
 const DIRECT: u64 = 1;
@@ -34,6 +37,7 @@ mod field {
     pub(super) const NAME: u64 = 6;
     pub(super) const ONION: u64 = 7;
     pub(super) const RESTRICTED: u64 = 8;
+    pub(super) const CAVEATS: u64 = 9;
 }
 
 /// How the node is reached: by TCP, over Tor, or by TCP with Tor to fall back to.
@@ -85,9 +89,9 @@ pub struct Invite {
     pub transport: Transport,
     /// The node's Noise key.
     pub node: [u8; 32],
-    /// What the owner allows.
-    pub grant: SignedGrant,
-    /// From which the subject's key follows; absent if the grant names a key that the friend has already.
+    /// What the owner allows, and what holders in between took away.
+    pub grant: Chain,
+    /// From which the key follows that the friend must prove; absent if the grant names a key that he has already.
     pub secret: Option<Secret16>,
     /// How the owner calls the exit; a proposal.
     pub name: Option<Label>,
@@ -105,14 +109,18 @@ impl fmt::Debug for Invite {
 }
 
 impl Invite {
-    /// The line for a chat. Fails if it would be longer than [`DIRECT_BLOB_LIMIT`] (with Tor [`TOR_BLOB_LIMIT`]), or if the
-    /// parts do not belong together.
+    /// The line for a chat. Fails if it would be longer than [`DIRECT_BLOB_LIMIT`] (with Tor [`TOR_BLOB_LIMIT`], passed on
+    /// [`DELEGATED_BLOB_LIMIT`]), or if the parts do not belong together.
     pub fn to_blob(&self) -> Result<String> {
         let line = blob::encode(Type::Invite, &self.content()?);
-        let limit = if self.transport.onion.is_some() { TOR_BLOB_LIMIT } else { DIRECT_BLOB_LIMIT };
+        let limit = match (self.grant.caveats().is_empty(), self.transport.onion.is_some()) {
+            (false, _) => DELEGATED_BLOB_LIMIT,
+            (true, true) => TOR_BLOB_LIMIT,
+            (true, false) => DIRECT_BLOB_LIMIT,
+        };
         if line.len() > limit {
             return Err(Error::new(Code::Usage, format!("the invite would have {} characters, more than {limit}", line.len()))
-                .hint("give fewer addresses, a shorter host name, or fewer egress rules"));
+                .hint("give fewer addresses, a shorter host name, or fewer rules"));
         }
         Ok(line)
     }
@@ -147,7 +155,8 @@ impl Invite {
             .with_some(field::RESTRICTED, restricted.then_some(true))
             .with(field::NODE, self.node)
             .with(field::GRANT, self.short_grant()?)
-            .with(field::SIGNATURE, *self.grant.signature())
+            .with(field::SIGNATURE, *self.grant.root().signature())
+            .with_some(field::CAVEATS, (!self.grant.caveats().is_empty()).then(|| self.caveats()))
             .with_some(field::SECRET, self.secret.as_ref().map(|s| *s.as_bytes()))
             .with_some(field::NAME, self.name.as_ref().map(Label::as_str));
         Ok(map.encode())
@@ -164,8 +173,14 @@ impl Invite {
         };
         let node = map.array(field::NODE)?;
         let secret = map.opt_array(field::SECRET)?.map(Secret16::from_bytes);
+        let caveats = if map.keys().any(|key| key == field::CAVEATS) { read_caveats(&mut map, field::CAVEATS)? } else { Vec::new() };
+        if secret.is_none() && !caveats.is_empty() {
+            return Err(CborError::Field(field::SECRET).into());
+        }
+        // Of a grant that was passed on the secret is another than the owner's.
+        let subject_from = secret.as_ref().filter(|_| caveats.is_empty());
         let short = map.opt_map(field::GRANT)?.ok_or(CborError::Field(field::GRANT))?;
-        let grant = SignedGrant::from_parts(whole_grant(short, node, secret.as_ref())?, map.array(field::SIGNATURE)?)?;
+        let grant = SignedGrant::from_parts(whole_grant(short, node, subject_from)?, map.array(field::SIGNATURE)?)?;
         let name = map.opt_text(field::NAME, 32)?.map(|n| n.parse()).transpose().map_err(|_| CborError::Field(field::NAME))?;
         map.finish()?;
         if !grant.verify_signature() {
@@ -174,20 +189,24 @@ impl Invite {
         if transport.onion.is_some_and(|onion| onion.restricted) && secret.is_none() {
             return Err(CborError::Field(field::RESTRICTED).into());
         }
-        Ok(Invite { transport, node, grant, secret, name })
+        Ok(Invite { transport, node, grant: Chain::from_parts(grant, caveats), secret, name })
+    }
+
+    fn caveats(&self) -> Vec<Value> {
+        self.grant.caveats().iter().map(|(bytes, _)| Value::Bytes(bytes.clone())).collect()
     }
 
     fn short_grant(&self) -> Result<Map> {
         let mixed = |what: &str| Error::new(Code::Failed, format!("the grant in this invite is for another {what} than the invite"));
-        let grant = self.grant.grant();
-        let mut map = Map::decode(self.grant.payload(), super::GRANT_LIMIT).map_err(|e| mixed("form").cause(e))?;
+        let grant = self.grant.root().grant();
+        let mut map = Map::decode(self.grant.root().payload(), super::GRANT_LIMIT).map_err(|e| mixed("form").cause(e))?;
         match grant.node {
             // A grant for any node has no node key; the mark keeps the reader from putting one in.
             None => map.insert(key::NODE, Value::Null),
             Some(node) if node == self.node => drop(map.remove(key::NODE)),
             Some(_) => return Err(mixed("node")),
         }
-        match &self.secret {
+        match self.secret.as_ref().filter(|_| self.grant.caveats().is_empty()) {
             Some(secret) if secret.subject() == grant.subject => drop(map.remove(key::SUBJECT)),
             Some(_) => return Err(mixed("key")),
             None => {}

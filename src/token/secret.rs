@@ -20,6 +20,18 @@ impl Secret16 {
         Secret16(bytes)
     }
 
+    /// The secret of a one-time code, which its maker finds again from the code's name and his own seed.
+    pub fn of_code(seed: &[u8; 32], id: &[u8; 8]) -> Self {
+        let context = format!("portdistrict v1 device-code {}", crate::encoding::hex(id));
+        let whole = Zeroizing::new(blake3::derive_key(&context, seed));
+        Secret16(std::array::from_fn(|i| whole[i]))
+    }
+
+    /// BLAKE3 of it, which may be known.
+    pub fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.0).as_bytes()
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }

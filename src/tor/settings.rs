@@ -39,8 +39,9 @@ impl Settings {
         self.add_bridges(&mut builder)?;
         let storage = builder.storage();
         storage.state_dir(CfgPath::new_literal(&places.state)).cache_dir(CfgPath::new_literal(&places.cache));
-        // These folders are checked like every private folder of ours: 0700, and ours alone.
-        storage.permissions().dangerously_trust_everyone();
+        // These folders are checked like every private folder of ours: 0700, and ours alone. Naming no group keeps Arti from
+        // looking one up, which fails where there is no /etc/passwd.
+        storage.permissions().trust_no_group_id().dangerously_trust_everyone();
         if role == Role::Client {
             storage.keystore().primary().kind(ExplicitOrAuto::Explicit(ArtiKeystoreKind::Ephemeral));
         }

@@ -28,6 +28,8 @@ pub enum Refusal {
     OutsideHours,
     /// The grant is for another node.
     WrongNode,
+    /// The grant does not hold by the way by which the friend came.
+    WrongTransport,
     /// The bytes or streams that the grant allows are used up.
     LimitReached,
     /// The node has no owner yet.
@@ -45,7 +47,7 @@ pub struct UnknownRefusal(String);
 
 impl Refusal {
     /// Every refusal, for documentation and tests.
-    pub const ALL: [Refusal; 13] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::UnknownKey,
         Refusal::GrantExpired,
         Refusal::GrantNotYetValid,
@@ -55,6 +57,7 @@ impl Refusal {
         Refusal::LeaseExpired,
         Refusal::OutsideHours,
         Refusal::WrongNode,
+        Refusal::WrongTransport,
         Refusal::LimitReached,
         Refusal::NotClaimed,
         Refusal::Busy,
@@ -73,6 +76,7 @@ impl Refusal {
             Refusal::LeaseExpired => "lease-expired",
             Refusal::OutsideHours => "outside-hours",
             Refusal::WrongNode => "wrong-node",
+            Refusal::WrongTransport => "wrong-transport",
             Refusal::LimitReached => "limit-reached",
             Refusal::NotClaimed => "not-claimed",
             Refusal::Busy => "busy",
@@ -99,6 +103,7 @@ impl Refusal {
             | Refusal::GrantBoundElsewhere
             | Refusal::LeaseExpired
             | Refusal::WrongNode
+            | Refusal::WrongTransport
             | Refusal::LimitReached
             | Refusal::UpgradeRequired => false,
         }
@@ -116,6 +121,7 @@ impl Refusal {
             Refusal::LeaseExpired => format!("the owner of {exit} has not renewed your access in time"),
             Refusal::OutsideHours => format!("{exit} is not open to you at this hour"),
             Refusal::WrongNode => format!("this invite is for another node than {exit}"),
+            Refusal::WrongTransport => format!("the invite for {exit} is not for the way by which you came"),
             Refusal::LimitReached => format!("you have used up what the invite for {exit} allows"),
             Refusal::NotClaimed => format!("{exit} has not been set up by its owner yet"),
             Refusal::Busy => format!("{exit} is busy at the moment"),
@@ -137,7 +143,10 @@ impl Refusal {
             Refusal::LeaseExpired => "ask the owner to renew it, or for a new invite",
             Refusal::OutsideHours => "try again later, or ask the owner for other hours",
             Refusal::WrongNode => "ask the owner for an invite to this exit",
-            Refusal::LimitReached => "ask the owner for more, or close connections that you no longer need",
+            Refusal::WrongTransport => "ask the owner for an invite that names both ways: directly and over Tor",
+            Refusal::LimitReached => {
+                "ask the owner for more, or close connections that you no longer need; what is allowed for a day begins anew at midnight UTC"
+            }
             Refusal::NotClaimed => "ask the owner to run `portdistrict machine claim`, then try again",
             Refusal::Busy => "try again in a minute",
             Refusal::UpgradeRequired => "upgrade portdistrict on this computer, and ask the owner to do the same",
@@ -146,7 +155,10 @@ impl Refusal {
 
     /// The refusal as the error that a command ends with.
     pub fn to_error(self, exit: &str) -> Error {
-        Error::new(Code::Refused, self.for_friend(exit)).because(format!("the node answered {self}")).hint(self.remedy())
+        Error::new(Code::Refused, self.for_friend(exit))
+            .because(format!("the node answered {self}"))
+            .ruled(self.as_str(), None)
+            .hint(self.remedy())
     }
 }
 

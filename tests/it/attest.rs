@@ -19,6 +19,7 @@ use portdistrict::node::{Config, Log, Node, Witness, hardware, write_cover_file}
 use portdistrict::progress::Silent;
 use portdistrict::proof::Terms;
 use portdistrict::session::messages::Activation;
+use portdistrict::session::seed::Source;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -112,12 +113,18 @@ struct Place {
 
 impl Place {
     fn new(witness: Arc<Witness>, allow: &[String]) -> Place {
+        Place::with_seed_of(None, witness, allow)
+    }
+
+    /// The same; the node says that its seed is from there.
+    fn with_seed_of(seed_of: Option<Source>, witness: Arc<Witness>, allow: &[String]) -> Place {
         let dir = TempDir::new().unwrap();
         let keyring = Keyring::create(&Paths::find(Some(&dir.path().join("owner"))).unwrap(), &Unlock::default()).unwrap();
         let label: Label = "vm".parse().unwrap();
         let mut config = Config::new("127.0.0.1:0".parse().unwrap(), dir.path().join("node"), label.clone());
         config.owner = Some(portdistrict::encoding::base64(&keyring.identity_public()));
         config.allow = allow.to_vec();
+        config.seed_of = seed_of;
         let cover = dir.path().join("cover");
         write_cover_file(&cover, &COVER).unwrap();
         config.bootstrap_cover_file = Some(cover);
@@ -126,9 +133,15 @@ impl Place {
     }
 
     fn claim(&self, terms: Terms) -> std::result::Result<Verdict, Failure> {
+        self.claim_from(terms, Source::Local)
+    }
+
+    /// Claims it as a machine that was deployed to have its seed from there.
+    fn claim_from(&self, terms: Terms, source: Source) -> std::result::Result<Verdict, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = self.node.address().to_string();
-        let target = Target { address: &address, cover: &COVER, label: &self.label, seed: None };
+        let target =
+            Target { address: &address, cover: &COVER, label: &self.label, source, seed: None, permit: &|_| Ok(()), rotations: &[] };
         runtime.block_on(claim::claim(&target, terms, false, &self.keyring, &Silent)).map(|claimed| claimed.verdict)
     }
 
@@ -201,6 +214,27 @@ fn each_lie_is_refused_by_a_reason_of_its_own_and_nothing_is_claimed() {
 }
 
 #[test]
+fn a_seed_is_where_the_machine_was_deployed_to_have_it() {
+    let tpm = Arc::new(Tpm::booted("plain"));
+    let double = || Witness::of(Some(Box::new(Double { tpm: tpm.clone(), trick: Trick::Shows("plain") })));
+    let refused = |place: &Place, source| match place.claim_from(terms(&tpm.root()), source) {
+        Err(Failure::Error(error)) => {
+            assert!(error.code() == Code::Refused && !place.node.ready().claimed, "{error:?}");
+            error.message().to_owned()
+        }
+        _ => panic!("claimed"),
+    };
+    let sealed = Place::with_seed_of(Some(Source::Sealed), double(), &[]);
+    assert!(refused(&sealed, Source::Owner).contains("nothing was handed over"));
+    assert!(refused(&sealed, Source::Measured).contains("nothing was handed over"));
+    assert!(sealed.claim_from(terms(&tpm.root()), Source::Sealed).is_ok());
+    // One that says "measured" and stands no higher than its TPM: others could have its key.
+    let liar = Place::with_seed_of(Some(Source::Measured), double(), &[]);
+    let said = refused(&liar, Source::Measured);
+    assert!(said.contains("its hardware does not say so; nothing was claimed"), "{said}");
+}
+
+#[test]
 fn what_was_named_must_be_spoken_of() {
     let tpm = Arc::new(Tpm::booted("plain"));
     let mut named = terms(&tpm.root());
@@ -261,7 +295,7 @@ fn a_friend_who_demands_an_image_is_let_through_to_that_one_alone() {
 /// An invite of the owner whose holder demands this.
 fn invite(place: &Place, demand: [u8; 20]) -> String {
     use portdistrict::encoding::cbor::Map;
-    use portdistrict::token::{Grant, Invite, Limits, Mode, Role, Secret16, Transport};
+    use portdistrict::token::{Grant, Invite, Limits, Mode, Role, Scope, Secret16, Transport};
     let (secret, now) = (Secret16::random(), portdistrict::config::time::now_s());
     let grant = Grant {
         id: Grant::random_id(),
@@ -271,7 +305,10 @@ fn invite(place: &Place, demand: [u8; 20]) -> String {
         not_before: now - 60,
         expires: now + 600,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: Some(demand),
         mode: Mode::Many,
         role: Role::Exit,
@@ -279,7 +316,7 @@ fn invite(place: &Place, demand: [u8; 20]) -> String {
     };
     let transport = Transport { addresses: vec![place.node.address().to_string()], onion: None };
     let grant = grant.sign(&place.keyring.identity_key());
-    Invite { transport, node: place.node.key(), grant, secret: Some(secret), name: None }.to_blob().unwrap()
+    Invite { transport, node: place.node.key(), grant: grant.into(), secret: Some(secret), name: None }.to_blob().unwrap()
 }
 
 /// The folder of a package that Cargo fetched.

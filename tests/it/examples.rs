@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Commands that go on until Ctrl-C: they are ended after a moment, and end well.
-const ENDLESS: [&str; 3] = ["--follow", "exit connect", "node run"];
+const ENDLESS: [&str; 4] = ["--follow", "--watch", "exit connect", "node run"];
 /// Labels that examples deploy.
 const LABELS: [&str; 5] = ["home", "attic", "cellar", "porch", "tower"];
 
@@ -50,6 +50,11 @@ fn furnished() -> Home {
     for (name, file) in [("report.bin", "report_milan.hex"), ("vcek.der", "vcek_milan.der"), ("chain.pem", "cert_chain_milan")] {
         std::fs::copy(crate::attest::package("sev").join("tests/certs_data").join(file), home.work().join(name)).unwrap();
     }
+    for name in ["anna", "bert"] {
+        let other = Home::new();
+        let _ = other.line("init").ok();
+        std::fs::write(home.work().join(format!("{name}.txt")), other.line(&format!("identity export --name {name}")).ok()).unwrap();
+    }
     let _ = std::fs::copy("/usr/share/ovmf/OVMF.fd", home.work().join("OVMF.fd"));
     home
 }
@@ -70,6 +75,16 @@ fn serve() -> std::net::SocketAddr {
 
 /// Brings about what an example expects to find.
 fn prepare(home: &Home, path: &str, script: &str) {
+    if path.starts_with(" peer ") {
+        return prepare_peers(home, path);
+    }
+    if path.starts_with(" device ") {
+        return prepare_device(home, path);
+    }
+    if path.starts_with(" identity import") {
+        let _ = home.line("peer forget anna --yes");
+        return;
+    }
     if script.contains("machine attest") {
         // `machine deploy` left one without a TPM, or none.
         if home.line("machine attest vm").status != Some(0) {
@@ -95,9 +110,11 @@ fn prepare(home: &Home, path: &str, script: &str) {
         }
         let _ = home.line("machine claim tower").ok();
     }
-    let invite = home.line("exit invite --node home --for anna --mode many --quiet").ok();
+    let invite = home.line("exit invite --node home --for anna --mode many --delegable 1 --quiet").ok();
     std::fs::write(home.work().join("invite.txt"), invite).unwrap();
-    for name in ["berlin", "home"].into_iter().filter(|name| path.starts_with(" exit") && script.contains(name)) {
+    for name in
+        ["berlin", "home"].into_iter().filter(|name| (path.starts_with(" exit") || path == " grant narrow") && script.contains(name))
+    {
         let _ = home.line(&format!("exit forget {name} --yes"));
         if !script.contains("exit accept") {
             let _ = home.line(&format!("exit accept @invite.txt --as {name}")).ok();
@@ -105,6 +122,39 @@ fn prepare(home: &Home, path: &str, script: &str) {
     }
     if path == " identity unlock" {
         let _ = home.line("identity lock --passphrase-file passphrase.txt").ok();
+    }
+}
+
+/// A device that is as far in joining as the example needs it, under a name that is free.
+fn prepare_device(home: &Home, path: &str) {
+    let name = if path == " device accept" { "laptop" } else { "phone" };
+    let _ = home.line(&format!("device revoke {name} --yes"));
+    let _ = std::fs::remove_dir_all(home.work().join(name));
+    if matches!(path, " device add" | " device init" | " device list") {
+        return;
+    }
+    std::fs::write(home.work().join("code.txt"), home.line("device add").ok()).unwrap();
+    let answer = home.line(&format!("--home ./{name} device init --code @code.txt --name {name}")).ok();
+    std::fs::write(home.work().join("answer.txt"), answer).unwrap();
+    if path != " device approve" {
+        let _ = std::fs::remove_file(home.work().join("welcome.txt"));
+        let _ = home.line("device approve @answer.txt --out welcome.txt --yes").ok();
+    }
+}
+
+/// Two peers; one of them as far on as the example needs it.
+fn prepare_peers(home: &Home, path: &str) {
+    for name in ["anna", "bert", "bertie", "carol"] {
+        let _ = home.line(&format!("peer forget {name} --yes"));
+    }
+    let steps = match path {
+        " peer add" | " peer adopt" => 0,
+        " peer trust" => 3,
+        " peer demote" => 4,
+        _ => 2,
+    };
+    for line in ["peer add @anna.txt", "peer add @bert.txt", "peer verify anna --yes", "peer trust anna"].iter().take(steps) {
+        let _ = home.line(line).ok();
     }
 }
 

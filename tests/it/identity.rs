@@ -1,6 +1,8 @@
 //! `init`, `identity …` and `ledger …` on a real home.
 
 use super::home::{Home, Ran};
+use super::story::{Connected, Operator, try_curl, wait_for};
+use super::web::{GREETING, Web};
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
@@ -106,4 +108,81 @@ fn values_complete_as_the_shell_asks_for_them() {
     assert!(offered.lines().any(|line| line == "cottage"), "{offered}");
     assert!(ask("portdistrict ledger log --kind ", 4).contains("grant.issued"));
     assert!(ask("portdistrict mach", 1).contains("machine"));
+}
+
+#[test]
+fn a_backup_gives_the_identity_back_on_another_device() {
+    let (home, other, third) = (Home::new(), Home::new(), Home::new());
+    let made = home.line("init --json").json();
+    let secret = home.line("identity export --secret").ok();
+    assert!(secret.starts_with("portdistrict-secret1:"), "{secret}");
+    std::fs::write(other.work().join("secret.txt"), &secret).unwrap();
+    let restored = other.line("identity import @secret.txt --json").json();
+    assert_eq!((&restored["id"], &restored["created"]), (&made["id"], &true.into()));
+    assert_ne!(restored["device"], made["device"], "a device of its own");
+    assert!(other.line("identity import @secret.txt --json").json()["created"].is_null(), "again is harmless");
+    let checks = other.line("identity verify --json").json();
+    assert_eq!((&checks["healthy"], checks["checks"].as_array().unwrap().len()), (&true.into(), 5));
+    let _ = third.line("init").ok();
+    let stderr = third.run(["identity", "import", secret.trim()]).fails(1);
+    assert!(stderr.contains("there is another identity here already") && stderr.contains("hint:"), "{stderr}");
+    // A wrong kind of line is told what it is, and a public one makes a peer.
+    let stderr = third.run(["identity", "verify", secret.trim()]).fails(2);
+    assert!(stderr.contains("the secret of an identity") && stderr.contains("portdistrict identity import"), "{stderr}");
+    let public = home.line("identity export --name anna").ok();
+    assert_eq!(third.run(["identity", "import", public.trim(), "--json"]).json()["outcome"], "new");
+}
+
+#[test]
+fn verify_finds_what_others_can_read() {
+    let home = Home::new();
+    let _ = home.line("init").ok();
+    let _ = home.line("identity verify").ok();
+    std::fs::set_permissions(home.path().join("data/ledger.db"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let ran = home.line("identity verify");
+    assert!(ran.stdout.contains("chmod 0600"), "{ran}");
+    let _ = ran.fails(6);
+}
+
+#[test]
+fn a_rotated_identity_keeps_machines_and_peers() {
+    let web = Web::start();
+    let operator = Operator::allowing(&web);
+    let home = &operator.home;
+    let before = home.line("identity show --json").json();
+    let invite = operator.invite("anna", "");
+    let anna = Home::new();
+    anna.line("init").ok();
+    let _ = anna.run(["peer", "add", home.line("identity export --name bert").ok().trim()]).ok();
+    let _ = anna.line("peer verify bert --yes").ok();
+    let _ = anna.line("peer trust bert").ok();
+    let friend = Home::new();
+    let _ = friend.run(["exit", "accept", &invite]).ok();
+    assert_eq!(try_curl(&Home::new(), &operator.invite("carl", ""), &web.url("/")).ok(), GREETING);
+
+    assert!(home.line("identity rotate --dry-run").ok().contains("tell machine home its new owner"));
+    assert_eq!(home.line("identity show --json").json()["id"], before["id"]);
+    let rotated = home.line("identity rotate --name bert --yes --json").json();
+    assert_eq!((&rotated["old"], &rotated["machines"][0]["problem"]), (&before["id"], &serde_json::Value::Null), "{rotated}");
+    assert_eq!((&rotated["resumed"], &rotated["carried"]), (&false.into(), &2.into()));
+    let after = home.line("identity show --json").json();
+    assert_eq!((&after["id"], &after["device"], &after["was"][0]), (&rotated["new"], &before["device"], &before["id"]));
+    let _ = home.line("identity verify").ok();
+    let _ = home.line("ledger verify").ok();
+
+    // The machine has the new owner, what he grants works, and what he granted before goes on without his friends' doing.
+    wait_for("the machine under its new owner", || home.line("machine show home").status == Some(0));
+    assert_eq!(try_curl(&Home::new(), &operator.invite("dora", ""), &web.url("/")).ok(), GREETING);
+    let out = Connected::start(&friend, "home").curl("socks5h", &web.url("/")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), GREETING);
+    let _ = home.line("grant revoke anna --yes").ok();
+    let ran = friend.run(["exit", "connect", "home"]);
+    assert_eq!(ran.status, Some(4), "the new key takes back what the old one gave: {ran}");
+    // A friend learns of the new key, keeps his trust, and sees how that came about.
+    let blob = rotated["blob"].as_str().unwrap();
+    let learned = anna.run(["identity", "import", blob, "--json"]).json();
+    assert_eq!((&learned["outcome"], &learned["replaced"], &learned["state"]), (&"rotated".into(), &before["id"], &"trusted".into()));
+    let shown = anna.line("peer show bert").ok();
+    assert!(shown.contains("by a rotation that both keys signed"), "{shown}");
+    assert!(anna.run(["peer", "add", blob, "--json"]).json()["outcome"] == "known");
 }

@@ -20,9 +20,7 @@ impl Operator {
     }
 
     fn pid(&self) -> i32 {
-        let text = std::fs::read_to_string(self.0.path().join("state/machines/home/process.json")).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        i32::try_from(value["pid"].as_i64().unwrap()).unwrap()
+        pid_of(&self.0)
     }
 
     fn state(&self) -> String {
@@ -37,11 +35,18 @@ impl Drop for Operator {
     }
 }
 
+/// The process of the machine `home`.
+pub(crate) fn pid_of(home: &Home) -> i32 {
+    let text = std::fs::read_to_string(home.path().join("state/machines/home/process.json")).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    i32::try_from(value["pid"].as_i64().unwrap()).unwrap()
+}
+
 fn runs(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -151,6 +156,17 @@ fn a_dry_run_changes_nothing() {
     assert!(!operator.0.path().join("state/machines").exists());
     let ledger = operator.0.line("ledger log --json").json();
     assert_eq!(ledger["entries"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_process_keeps_its_seed_in_its_folder_and_nowhere_else() {
+    let home = Home::new();
+    home.line("init").ok();
+    for source in ["owner", "sealed", "measured"] {
+        let said = home.line(&format!("machine deploy --on local --label home --seed {source}")).fails(2);
+        assert!(said.contains(&format!("it cannot be `{source}`")) && said.contains("leave --seed away"), "{said}");
+    }
+    assert!(home.line("machine list --json").ok().contains("[]"));
 }
 
 #[test]

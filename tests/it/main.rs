@@ -4,8 +4,10 @@
 
 mod attest;
 mod cli;
+mod devices;
 mod examples;
 mod generated;
+mod grants;
 mod guard;
 mod home;
 mod identity;
@@ -14,10 +16,13 @@ mod luck;
 mod machine;
 mod ndpi;
 mod net;
+mod peers;
+mod policy;
 mod readme;
 mod story;
 mod tor;
 mod tornet;
 mod tpm;
 mod vm;
+mod watch;
 mod web;

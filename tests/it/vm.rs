@@ -97,6 +97,23 @@ impl Machine {
         self.serial().lines().rev().find_map(|line| line.trim().strip_prefix(&prefix).map(str::to_owned))
     }
 
+    /// Waits until the console has said this.
+    fn waits_for(&self, name: &str, value: &str) {
+        let line = format!("PORTDISTRICT_{name}={value}");
+        let deadline = Instant::now() + Duration::from_secs(240);
+        while !self.since_its_start().lines().any(|said| said.trim() == line) {
+            assert!(Instant::now() < deadline, "{line} was not said");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What the console said since the machine was started last.
+    fn since_its_start(&self) -> String {
+        let serial = self.serial();
+        let start = serial.rfind("PORTDISTRICT_VERSION=").unwrap_or(0);
+        serial[start..].to_owned()
+    }
+
     fn event(&self, name: &str) -> Option<Value> {
         let lines = self.serial();
         let mut events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim()).ok());
@@ -345,6 +362,57 @@ fn a_disk_that_was_changed_after_the_build_is_found_out_and_gets_nothing() {
     assert!(machine.home.line("machine show vm").ok().contains("refused: chain_invalid"));
 }
 
+#[test]
+#[ignore = "needs the static binary: ci/test"]
+fn a_machine_keeps_its_sealed_seed_for_its_own_image_alone() {
+    let web = Web::start();
+    let inside = format!("10.0.2.2:{}", web.address.port());
+    let (machine, ran) = Machine::deploy(Home::new(), &["--tpm", "--seed", "sealed", "--allow", &inside]);
+    ran.ok();
+    let own = machine.mark("NODE").unwrap();
+    let claimed = machine.home.line("machine claim vm --json").json();
+    assert_eq!((&claimed["seed_source"], &claimed["rung"]), (&"sealed".into(), &"image-by-tpm".into()), "{claimed}");
+    // It had its key before it had an owner, and no seed was sent: who deployed it has none.
+    let node = machine.show()["node"].clone();
+    assert!(machine.mark("NODE").as_ref() == Some(&own) && machine.home.line("ledger log --json").ok().contains("machine.claimed"));
+    let metadata = machine.dir().join("metadata.json");
+    assert!(std::fs::read_to_string(&metadata).unwrap().contains(r#""seed":"sealed""#));
+    assert!(machine.home.line("machine show vm").ok().contains("sealed (known to whoever runs the TPM, and not its owner)"));
+    machine.waits_for("STATE", "claimed");
+    machine.home.line("machine claim vm").ok();
+    let invite = blob(&machine.home.line("exit invite --node vm --for anna --mode many").ok());
+
+    // Another image: the seed stays closed, and stays there.
+    machine.kill();
+    let disk = machine.dir().join("disk.raw");
+    let line = manifest(image())["command_line"].as_str().unwrap().to_owned();
+    let changed = line.replace("oops=panic", "oops-panic");
+    replace_in(&disk, line.as_bytes(), changed.as_bytes());
+    let ran = machine.home.line("machine reconnect vm");
+    let said = format!("{ran}");
+    assert!(ran.status != Some(0) && said.contains("sealed for another image") && said.contains("deploy with --seed sealed"), "{said}");
+    assert_eq!(machine.show()["state"], "stopped");
+    replace_in(&disk, changed.as_bytes(), line.as_bytes());
+
+    // The right one has the same key without its owner, and serves friends when he has come.
+    let start = machine.home.command(["machine", "reconnect", "vm"]).spawn().unwrap();
+    machine.waits_for("STATE", "ready");
+    assert!(start.wait_with_output().unwrap().status.success());
+    machine.waits_for("STATE", "claimed");
+    assert_eq!((machine.mark("NODE"), &machine.show()["node"]), (Some(own.clone()), &node));
+    assert_eq!(try_curl(&Home::new(), &invite, &format!("http://{inside}/")).ok(), GREETING);
+
+    // Somebody else's key in the metadata comes to another seed, on the same image and the same TPM.
+    let stranger = Home::new();
+    stranger.line("init").ok();
+    let key = |home: &Home| home.line("identity show --json").json()["key"].as_str().unwrap().to_owned();
+    let good = std::fs::read_to_string(&metadata).unwrap();
+    std::fs::write(&metadata, good.replace(&key(&machine.home), &key(&stranger))).unwrap();
+    machine.kill();
+    assert_ne!(machine.home.line("machine reconnect vm").status, Some(0));
+    assert_ne!(machine.mark("NODE"), Some(own));
+}
+
 /// Replaces bytes in a large file with holes, wherever they are; of the same length.
 fn replace_in(file: &Path, from: &[u8], to: &[u8]) {
     use std::os::unix::fs::FileExt;
@@ -384,6 +452,13 @@ fn what_goes_wrong_in_a_machine_is_said_on_its_console() {
     // It powered itself off, so there is nothing to kill.
     assert_eq!(machine.show()["state"], "stopped");
     assert!(machine.home.line("machine logs vm").ok().contains("PORTDISTRICT_FAILURE="));
+
+    // A seed that hardware keeps, in a machine without such hardware.
+    for source in ["sealed", "measured"] {
+        std::fs::write(&metadata, good.replacen('{', &format!(r#"{{"seed":"{source}","#), 1)).unwrap();
+        let said = machine.home.line("machine claim vm").to_string();
+        assert!(said.contains(&format!("no hardware for a seed that is {source}")), "{said}");
+    }
 
     // Somebody else's key in the metadata: that one may claim it, and we may not.
     let stranger = Home::new();
@@ -447,6 +522,10 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
     let out = out.to_str().unwrap();
     assert!(deploy(out, &format!("--port {}", taken.local_addr().unwrap().port())).fails(1).contains("is in use"));
     assert!(deploy(out, "--systemd").fails(2).contains("systemd"));
+    assert!(deploy(out, "--seed sealed").fails(2).contains("add --tpm"));
+    assert!(deploy(out, "--seed sealed --tpm --tor").fails(2).contains("onion service"));
+    assert!(deploy(out, "--seed sealed --tpm --seed-file seed").fails(2).contains("in no file"));
+    assert!(deploy(out, "--seed measured").fails(6).contains("image.json has none"));
     assert!(deploy(out, "--claim-by-anyone").fails(2).contains("claimed by the one who deployed it"));
     assert!(deploy(out, "--firmware /nowhere/CODE.fd").fails(3).contains("/nowhere/CODE.fd"));
     // No QEMU on the way.

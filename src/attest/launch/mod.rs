@@ -22,7 +22,7 @@ mod ovmf;
 mod vmsa;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cpu::Cpu;
 pub use error::Error;

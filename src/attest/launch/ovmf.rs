@@ -108,6 +108,11 @@ impl<'a> Firmware<'a> {
         gctx.0
     }
 
+    /// Whether it starts a kernel only if that has the hashes that were measured at the launch.
+    pub fn checks_kernels(&self) -> bool {
+        self.hashes_offset().is_ok()
+    }
+
     /// Where in its page the table of kernel hashes goes.
     pub(super) fn hashes_offset(&self) -> Result<usize, Error> {
         let measured = self.sections.iter().any(|section| section.kind == Kind::KernelHashes);

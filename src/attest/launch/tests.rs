@@ -54,7 +54,11 @@ fn simple(sections: &[[u32; 3]]) -> Vec<u8> {
     firmware(sections, &[(SEV_METADATA, &[PAGE as u32]), (RESET_VECTOR, &[0x80_b004])])
 }
 
-fn with_hashes(address: u32, size: u32) -> Vec<u8> {
+pub(crate) fn without_hashes() -> Vec<u8> {
+    firmware(&[], &[(SEV_METADATA, &[PAGE as u32])])
+}
+
+pub(crate) fn with_hashes(address: u32, size: u32) -> Vec<u8> {
     firmware(&[[0x81_0000, 0x1000, 0x10]], &[(HASHES_TABLE, &[address, size]), (SEV_METADATA, &[PAGE as u32])])
 }
 

@@ -189,12 +189,12 @@ fn contrast_pr_270_an_empty_expectation_is_not_a_pass() {
 
 #[test]
 fn dstack_554_nothing_is_joined_without_its_length_or_label() {
-    let subject = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE) };
+    let subject = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE), seed: None };
     // A byte that moves from one part to the next would be the same bytes if lengths were not there; the parts' sizes are fixed, too.
     let joined = [&NODE[..], &APP, &NONCE].concat();
     let plain: [u8; 64] = sha2::Digest::finalize(<sha2::Sha512 as sha2::Digest>::new_with_prefix(&joined)).into();
     assert_ne!(subject.report_data(), plain);
-    let swapped = Subject { node: APP, app_digest: NODE, nonce: Nonce(NONCE) };
+    let swapped = Subject { node: APP, app_digest: NODE, nonce: Nonce(NONCE), seed: None };
     assert_ne!(subject.report_data(), swapped.report_data());
     refused(Specimen::tpm("plain").whole().bound(move |bound| *bound = swapped), Reason::BindingMismatch, "parts in another order");
     // What a grant demands: an image alone is never what image and TPM are, and a name's bytes are never an image's.

@@ -10,6 +10,7 @@ use crate::attest::evidence::{Evidence, SnpEvidence, TpmEvidence};
 use crate::attest::judge::{Answer, Asked};
 use crate::attest::snp::{Certificates, Chain, Report, SigningKey};
 use crate::attest::{Outcome, Verdict};
+use crate::session::seed::Source;
 use std::collections::BTreeMap;
 
 const USUAL: usize = 20_000;
@@ -74,6 +75,7 @@ fn mutate_field(evidence: &mut Evidence, numbers: &mut Numbers) {
     match numbers.below(16) {
         0 => flip(&mut evidence.nonce.0, numbers),
         1 => flip(&mut evidence.app_digest, numbers),
+        2 => evidence.seed = [None, Some(Source::Sealed), Some(Source::Measured)][numbers.below(3)],
         _ => {
             let place = numbers.below(fields.len());
             mutate(fields[place], numbers);
@@ -133,6 +135,7 @@ fn free(old: &Evidence, new: &Evidence, verdict: &Verdict, setting: &Setting) ->
     let nobody = setting.asked == Asked::Nobody;
     look("nonce", old.nonce == new.nonce, nobody)?;
     look("program", old.app_digest == new.app_digest, nobody)?;
+    look("seed", old.seed == new.seed, nobody)?;
     look("kind", old.kind() == new.kind(), false)?;
     if let (Some(old), Some(new)) = (&old.snp, &new.snp) {
         let gap = verdict.measurement.is_none();

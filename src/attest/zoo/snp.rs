@@ -9,6 +9,7 @@ use crate::attest::judge::Wanted;
 use crate::attest::snp::synthetic::{self, HOW, KEYS, VLEK_SERIAL, amd_oid, name, number};
 use crate::attest::snp::{Endorsement, Product, Roots};
 use crate::attest::x509::forge::{Blank, NOW, YEAR, authority, basic_constraints, extension, ia5, key_usage};
+use crate::session::seed::Source;
 use x509_cert::ext::pkix::KeyUsages;
 
 const KEYS_OF: [Endorsement; 2] = [Endorsement::Vcek, Endorsement::Vlek];
@@ -456,6 +457,11 @@ fn bindings() -> Vec<Entry> {
     vec![
         row("snp: bound to another node", milan().bound(|bound| bound.node = OTHER), no(Reason::BindingMismatch)),
         row("snp: bound to another nonce", milan().bound(|bound| bound.nonce = Nonce(OTHER)), no(Reason::BindingMismatch)),
+        row(
+            "snp: bound to another source of its key",
+            milan().bound(|bound| bound.seed = Some(Source::Measured)),
+            no(Reason::BindingMismatch),
+        ),
         row("snp: bound to another program", milan().bound(|bound| bound.app_digest = OTHER), no(Reason::BindingMismatch)),
         row("snp: bound to nothing", milan().at(REPORT_DATA, &[0; 64]), no(Reason::BindingMismatch)),
         row("snp: bound in its first half", milan().at(REPORT_DATA + 32, &[0; 32]), no(Reason::BindingMismatch)),

@@ -132,7 +132,7 @@ pub(super) struct Specimen {
 
 impl Specimen {
     fn new(snp: Option<Snp>, tpm: Option<Tpm>) -> Specimen {
-        let bound = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE) };
+        let bound = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE), seed: None };
         let setting = Setting {
             policy: Policy::default(),
             snp_roots: snp.iter().map(|snp| test_roots(snp.product)).collect(),
@@ -325,7 +325,7 @@ impl Specimen {
     fn evidence(&self) -> Evidence {
         let snp = self.snp.as_ref().map(|snp| SnpEvidence { report: snp.report(&self.bound), certificates: snp.certificates() });
         let tpm: Option<TpmEvidence> = self.tpm.as_ref().map(|tpm| tpm.evidence(&self.bound));
-        Evidence { nonce: self.nonce, app_digest: self.app_digest, snp, tpm }
+        Evidence { nonce: self.nonce, app_digest: self.app_digest, snp, tpm, seed: None }
     }
 
     /// The bytes that are shown, and the verifier.

@@ -11,6 +11,7 @@ use crate::attest::tpm::public::{Attributes, Public};
 use crate::attest::x509::forge::{Blank, How, Key, NOW, YEAR, authority, basic_constraints, extension};
 use crate::attest::x509::{Certificate, ObjectIdentifier};
 use crate::attest::{Reason, Rung};
+use crate::session::seed::Source;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use sha2::{Digest, Sha256};
@@ -216,8 +217,8 @@ fn real(name: &str) -> Real {
 /// Evidence of the right image, by a machine that is none of ours.
 pub(super) fn of_another_machine() -> Evidence {
     let tpm = Tpm { keys: &ANOTHER, signer: &ANOTHER.ak, ..Tpm::of("plain") };
-    let bound = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE) };
-    Evidence { nonce: bound.nonce, app_digest: APP, snp: None, tpm: Some(tpm.evidence(&bound)) }
+    let bound = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE), seed: None };
+    Evidence { nonce: bound.nonce, app_digest: APP, snp: None, tpm: Some(tpm.evidence(&bound)), seed: None }
 }
 
 /// The digest of the boot program of a start.
@@ -627,13 +628,20 @@ fn bindings() -> Vec<Entry> {
     vec![
         row("tpm: bound to another node", plain().bound(|bound| bound.node = OTHER), no(Reason::BindingMismatch)),
         row("tpm: bound to another nonce", plain().bound(|bound| bound.nonce = Nonce(OTHER)), no(Reason::BindingMismatch)),
+        row(
+            "tpm: bound to another source of its key",
+            plain().bound(|bound| bound.seed = Some(Source::Sealed)),
+            no(Reason::BindingMismatch),
+        ),
         row("tpm: bound to another program", plain().bound(|bound| bound.app_digest = OTHER), no(Reason::BindingMismatch)),
         row("tpm: bound to nothing", attest(plain(), |attest| attest.extra.clear()), no(Reason::BindingMismatch)),
         row("tpm: bound to zeros", attest(plain(), |attest| attest.extra.fill(0)), no(Reason::BindingMismatch)),
         row("tpm: bound to the first half", attest(plain(), |attest| attest.extra.truncate(16)), no(Reason::BindingMismatch)),
         row(
             "tpm: bound as a report is",
-            attest(plain(), |attest| attest.extra = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE) }.report_data().to_vec()),
+            attest(plain(), |attest| {
+                attest.extra = Subject { node: NODE, app_digest: APP, nonce: Nonce(NONCE), seed: None }.report_data().to_vec()
+            }),
             no(Reason::BindingMismatch),
         ),
         row("tpm: hardware is demanded", plain().demand(ImageByHardware), weak(Rung::ImageByTpm, Reason::ProofTooWeak)),

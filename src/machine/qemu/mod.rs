@@ -21,6 +21,7 @@ use crate::image::Manifest;
 use crate::keyring::{Purpose, Seed};
 use crate::owner::metadata::{self, Metadata, OnFailure};
 use crate::progress::Progress;
+use crate::session::seed::Source;
 use crate::tor::onion_address;
 use command::{Firmware, Vm};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -74,11 +75,17 @@ pub(super) fn is_here(dir: &Path) -> bool {
 /// The provider.
 pub(super) struct Qemu;
 
+/// The description of the image that a machine would start.
+pub(super) fn image_of(vm: &VmPlan) -> Result<Manifest> {
+    disk::find(&vm.image).map(|found| found.manifest)
+}
+
 impl Provider for Qemu {
     fn describe(&self, plan: &Plan) -> Result<Vec<String>> {
         let vm = vm_of(plan)?;
         let listen = forwarded(plan)?;
         let image = disk::find(&vm.image)?;
+        check_seed(plan, &image.manifest)?;
         let port = if plan.port == 0 { "a free port".to_owned() } else { format!("port {}", plan.port) };
         let mut steps = vec![
             format!("make the folder {}", plan.dir.display()),
@@ -91,6 +98,9 @@ impl Provider for Qemu {
         if vm.tpm {
             steps.push("give it a TPM, emulated by swtpm, with a certificate of its own".to_owned());
         }
+        if plan.source.is_of_hardware() {
+            steps.push(format!("let its hardware keep its seed ({}): known to {}", plan.source, plan.source.known_to()));
+        }
         if plan.tor.is_some() {
             steps.push("publish an onion service once it is claimed".to_owned());
         }
@@ -100,6 +110,8 @@ impl Provider for Qemu {
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed> {
         Box::pin(async move {
             let vm = vm_of(plan)?;
+            let image = disk::find(&vm.image)?;
+            check_seed(plan, &image.manifest)?;
             let tools = command::Tools::find(vm.tpm)?;
             let version = command::version(&tools.qemu)?;
             if version.0 < OLDEST_QEMU {
@@ -110,13 +122,12 @@ impl Provider for Qemu {
             let step = progress.step("copy the image");
             let folder = Folder::create(&plan.label, &plan.dir)?;
             let files = Files::of(&plan.dir);
-            let (image, to) = (disk::find(&vm.image)?, files.disk.clone());
-            let manifest = image.manifest.clone();
+            let (manifest, to) = (image.manifest.clone(), files.disk.clone());
             // On a thread of its own, so that Ctrl-C is heard meanwhile.
             let copy = tokio::task::spawn_blocking(move || disk::copy(&image, &to, &*step).map(|()| step.done()));
             copy.await.map_err(|error| Error::new(Code::Failed, "cannot copy the image").cause(error).hint("run the command again"))??;
             let accel = accel::choose(vm.accel, &tools.qemu, &plan.dir)?;
-            write_private(&files.metadata, &metadata_of(plan, vm)?.to_json()?)?;
+            write_private(&files.metadata, &metadata_of(plan, vm, &manifest)?.to_json()?)?;
             firmware.copy_variables(&files.vars)?;
             write_private(&files.image, &manifest.to_json()?)?;
             if vm.tpm {
@@ -138,7 +149,11 @@ impl Provider for Qemu {
             run::boot(&site, progress).await?;
             folder.keep();
             let onion = plan.tor.as_ref().and(plan.seed.as_ref()).map(|seed| onions(seed));
-            let demand = if vm.tpm { Rung::ImageByTpm } else { Rung::Nothing };
+            let demand = match plan.source {
+                Source::Measured => Rung::ImageByHardware,
+                _ if vm.tpm => Rung::ImageByTpm,
+                _ => Rung::Nothing,
+            };
             Ok(Deployed {
                 dial: dial_address(listen).to_string(),
                 addresses: addresses(plan, listen),
@@ -254,7 +269,7 @@ fn forwarded(plan: &Plan) -> Result<SocketAddr> {
     }
 }
 
-fn metadata_of(plan: &Plan, vm: &VmPlan) -> Result<Metadata> {
+fn metadata_of(plan: &Plan, vm: &VmPlan, manifest: &Manifest) -> Result<Metadata> {
     let owner = plan
         .owner
         .ok_or_else(|| Error::new(Code::Usage, "a machine that boots an image needs an owner").hint("leave --claim-by-anyone away"))?;
@@ -275,7 +290,28 @@ fn metadata_of(plan: &Plan, vm: &VmPlan) -> Result<Metadata> {
         log_destinations: plan.log_destinations,
         tor,
         on_failure: vm.on_failure,
+        seed: plan.source,
+        launch: match plan.source {
+            Source::Measured => manifest.launches_of_image().map(|launch| launch.digest.clone()).collect(),
+            _ => Vec::new(),
+        },
     })
+}
+
+/// A seed of the machine's hardware needs that hardware.
+fn check_seed(plan: &Plan, manifest: &Manifest) -> Result<()> {
+    match plan.source {
+        Source::Sealed if !plan.vm.as_ref().is_some_and(|vm| vm.tpm) => {
+            Err(Error::new(Code::Usage, "a seed that is sealed is in a TPM, and the machine would have none").hint("add --tpm"))
+        }
+        Source::Measured if manifest.launches_of_image().next().is_none() => Err(Error::new(
+            Code::Precondition,
+            "a seed that is measured needs launch measurements that cover the image, and image.json has none",
+        )
+        .because("under the firmware alone, any machine with that firmware on the same processor would have the same seed")
+        .hint("build the image with --ovmf and a firmware that checks kernels by their hash, or take --seed sealed")),
+        _ => Ok(()),
+    }
 }
 
 fn onions(seed: &[u8; 32]) -> Onions {

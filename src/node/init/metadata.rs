@@ -2,6 +2,7 @@
 
 use super::{DISK_MODULES, disk, http, system};
 use crate::error::{Code, Error, Result};
+use crate::node::hardware::VENDOR;
 use crate::node::log::Log;
 use crate::owner::metadata::{MAX, Metadata};
 use std::path::Path;
@@ -9,8 +10,6 @@ use std::time::Duration;
 
 /// QEMU's own way of handing in a file (QEMU: specs/fw_cfg).
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/portdistrict/config/raw";
-/// Who made the machine (SMBIOS type 1).
-const VENDOR: &str = "/sys/class/dmi/id/sys_vendor";
 /// The clouds' metadata servers share an address.
 const SERVER: &str = "http://169.254.169.254";
 /// Name of the attribute on Google's.

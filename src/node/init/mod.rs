@@ -15,10 +15,12 @@ mod system;
 use super::config::{Config, Tor, write_cover_file};
 use super::evidence::{Hardware, Witness};
 use super::hardware::Machine;
+use super::hardware::seed::Holder;
 use super::log::Log;
 use crate::config::fs;
-use crate::encoding::from_base64_array;
+use crate::encoding::{base64, from_base64_array};
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring::Seed;
 use crate::owner::metadata::Metadata;
 use crate::owner::ready::Ready;
 use net::{Net, Summary};
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use zeroize::Zeroizing;
 
 /// What a node of an image keeps; in memory, gone with the machine.
 const RUN: &str = "/run/portdistrict";
@@ -74,7 +77,6 @@ fn live() -> Result<()> {
     power::watch_button();
     let hardware = Machine::find();
     mark("EVIDENCE", hardware.as_ref().map_or("none", Machine::kind));
-    let witness = Witness::of(hardware.map(|machine| Box::new(machine) as Box<dyn Hardware>));
     for (index, value) in system::platform_registers() {
         mark(&format!("PCR{index}"), &value);
     }
@@ -87,7 +89,8 @@ fn live() -> Result<()> {
     let (metadata, _net) = runtime.block_on(begin(&log))?;
     power::decide(metadata.on_failure);
     system::set_clock(metadata.made_at, &log)?;
-    let config = configure(&metadata)?;
+    let config = configure(&metadata, hardware.as_ref())?;
+    let witness = Witness::of(hardware.map(|machine| Box::new(machine) as Box<dyn Hardware>));
     let log = Log::to(std::io::stderr(), metadata.log_destinations);
     power::watch_over(config.state_dir.clone());
     super::run_with(&config, &log, &witness, |ready| announce(ready, &log))
@@ -124,7 +127,7 @@ fn log_network(log: &Log, found: &Summary) {
 }
 
 /// The node's configuration, with the files that it names.
-fn configure(metadata: &Metadata) -> Result<Config> {
+fn configure(metadata: &Metadata, hardware: Option<&Machine>) -> Result<Config> {
     let run = Path::new(RUN);
     fs::ensure_private_dir(run)?;
     let cover = from_base64_array(&metadata.cover).ok_or_else(|| Error::new(Code::Usage, "the metadata has no cover key"))?;
@@ -136,7 +139,15 @@ fn configure(metadata: &Metadata) -> Result<Config> {
     config.allow.clone_from(&metadata.allow);
     config.name_servers.clone_from(&metadata.name_servers);
     config.log_destinations = metadata.log_destinations;
-    config.seed_from_owner = true;
+    match seed(metadata, hardware)? {
+        None => config.seed_from_owner = true,
+        Some(seed) => {
+            // A file in memory, like all that the node keeps.
+            let file = run.join("seed");
+            fs::write_private(&file, Zeroizing::new(base64(seed.expose())).as_bytes())?;
+            (config.seed_file, config.seed_of) = (Some(file), Some(metadata.seed));
+        }
+    }
     if let Some(tor) = &metadata.tor {
         let settings = run.join("arti.toml");
         if let Some(text) = &tor.settings {
@@ -147,6 +158,20 @@ fn configure(metadata: &Metadata) -> Result<Config> {
     }
     config.check()?;
     Ok(config)
+}
+
+/// The seed of the machine's hardware; none if its owner brings it.
+fn seed(metadata: &Metadata, hardware: Option<&Machine>) -> Result<Option<Seed>> {
+    if !metadata.seed.is_of_hardware() {
+        return Ok(None);
+    }
+    let hardware = hardware.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("this machine has no hardware for a seed that is {}", metadata.seed))
+            .hint("deploy it with --seed owner")
+    })?;
+    let owner = from_base64_array(&metadata.owner).ok_or_else(|| Error::new(Code::Usage, "the metadata has no owner"))?;
+    let covering = metadata.measurements().unwrap_or_default();
+    hardware.seed(metadata.seed, &Holder { owner: &owner, label: metadata.label.as_str() }, &covering)
 }
 
 /// Says on the serial console what is true from now on.

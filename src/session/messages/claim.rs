@@ -1,7 +1,13 @@
 //! The claim: how a node says what it is and learns who owns it, inside the bootstrap handshake.
 
+use super::control::byte_strings;
 use super::{Activation, MAX_BOOTSTRAP, MAX_EVIDENCE, Message};
-use crate::encoding::cbor::{CborError, Map};
+use crate::encoding::cbor::{CborError, Map, Value};
+
+/// Most rotations in one claim: whoever rotated more often between two visits claims with the identities in between.
+pub const MAX_ROTATIONS: usize = 8;
+/// Longest signed rotation.
+const MAX_ROTATION: usize = 256;
 
 /// Type under which the owner's proof of a claim is signed; the payload is [`claim_payload`].
 pub const CLAIM_TYPE: &str = "claim";
@@ -80,15 +86,24 @@ pub struct Claim {
     pub signature: [u8; 64],
     /// The node's seed, where its source is `owner`.
     pub seed: Option<[u8; 32]>,
+    /// Signed rotations that lead from the owner that the node may know to this one, oldest first.
+    pub rotations: Vec<Vec<u8>>,
 }
 
 impl Message for Claim {
-    const LIMIT: usize = 256;
+    const LIMIT: usize = 256 + MAX_ROTATIONS * (MAX_ROTATION + 4);
     fn to_map(&self) -> Map {
-        Map::new().with(0, self.owner).with(1, self.signature).with_some(2, self.seed)
+        let rotations: Vec<Value> = self.rotations.iter().cloned().map(Value::Bytes).collect();
+        let rotations = (!rotations.is_empty()).then_some(rotations);
+        Map::new().with(0, self.owner).with(1, self.signature).with_some(2, self.seed).with_some(3, rotations)
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
-        Ok(Claim { owner: map.array(0)?, signature: map.array(1)?, seed: map.opt_array(2)? })
+        Ok(Claim {
+            owner: map.array(0)?,
+            signature: map.array(1)?,
+            seed: map.opt_array(2)?,
+            rotations: byte_strings(map, 3, MAX_ROTATIONS, MAX_ROTATION)?,
+        })
     }
 }
 
@@ -101,7 +116,7 @@ pub enum Turn {
 }
 
 impl Message for Turn {
-    const LIMIT: usize = 1100;
+    const LIMIT: usize = if Claim::LIMIT > 1100 { Claim::LIMIT } else { 1100 };
     fn to_map(&self) -> Map {
         match self {
             Turn::Activate(activation) => activation.fields(8),

@@ -2,6 +2,7 @@
 
 use super::{Kind, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
 use crate::encoding::cbor::{CborError, Map, Value};
+use crate::token::{CAVEAT_LIMIT, GRANT_LIMIT, RULES_LIMIT, Way};
 
 /// Most signed revocations in one request.
 pub const MAX_REVOCATIONS: usize = 128;
@@ -17,6 +18,12 @@ const MAX_RULE: usize = 64;
 /// Longest signed revocation.
 pub const MAX_REVOCATION: usize = 512;
 const MAX_BOUND: usize = 64;
+/// Most signed grants in one request.
+pub const MAX_RENEWED: usize = 24;
+/// Longest lease statement.
+const MAX_LEASE: usize = 256;
+/// Most days of which the use is told: thirty, and today.
+const MAX_DAYS: usize = 31;
 
 /// The owner's request on a control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +42,16 @@ pub enum ControlRequest {
     Logs(LogsRequest),
     /// End the process.
     Stop,
+    /// What the owner's policy says of destinations, signed.
+    Rules(Vec<u8>),
     /// Let the holder of a key discover the restricted onion service.
     Discovery(Discovery),
+    /// A signed lease statement: the owner was there.
+    Lease(Vec<u8>),
+    /// Later revisions of grants, each signed.
+    Renew(Vec<Vec<u8>>),
+    /// What was counted on each of the last days.
+    History,
 }
 
 /// A key that may discover the restricted onion service, as long as its grant holds.
@@ -80,7 +95,11 @@ impl Message for ControlRequest {
             ControlRequest::Drain => op(5),
             ControlRequest::Logs(logs) => op(6).with(1, logs.after).with(2, logs.lines).with(3, logs.wait),
             ControlRequest::Stop => op(7),
+            ControlRequest::Lease(signed) => op(9).with(1, signed.as_slice()),
+            ControlRequest::Rules(signed) => op(11).with(1, signed.as_slice()),
+            ControlRequest::Renew(list) => op(10).with(1, list.iter().cloned().map(Value::Bytes).collect::<Vec<_>>()),
             ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
+            ControlRequest::History => op(12),
         }
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
@@ -94,6 +113,10 @@ impl Message for ControlRequest {
             6 => ControlRequest::Logs(LogsRequest { after: map.uint(1)?, lines: map.uint(2)?, wait: map.uint(3)? }),
             7 => ControlRequest::Stop,
             8 => ControlRequest::Discovery(Discovery { grant: map.array(1)?, key: map.array(2)?, expires: map.uint(3)? }),
+            9 => ControlRequest::Lease(map.bytes(1, MAX_LEASE)?),
+            11 => ControlRequest::Rules(map.bytes(1, RULES_LIMIT)?),
+            10 => ControlRequest::Renew(byte_strings(map, 1, MAX_RENEWED, GRANT_LIMIT)?),
+            12 => ControlRequest::History,
             _ => return Err(CborError::Field(0)),
         })
     }
@@ -164,6 +187,49 @@ impl Message for Revoked {
     }
 }
 
+/// Result of the renewal of grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// Revisions that the node did not know.
+    pub news: u64,
+    /// Sessions that were closed, to come back under other terms.
+    pub closed: u64,
+}
+
+impl Message for Renewed {
+    const LIMIT: usize = 32;
+    fn to_map(&self) -> Map {
+        Map::new().with(0, self.news).with(1, self.closed)
+    }
+    fn from_map(map: &mut Map) -> Result<Self, CborError> {
+        Ok(Renewed { news: map.uint(0)?, closed: map.uint(1)? })
+    }
+}
+
+/// What the holder of a grant asks on a stream of his own session. The answer is a [`Reply`] of [`Revoked`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderRequest {
+    /// The caveat, in its canonical bytes, with which he made what he takes back.
+    pub revoke: Vec<u8>,
+}
+
+impl HolderRequest {
+    /// The stream's first bytes.
+    pub fn first_bytes(&self) -> Vec<u8> {
+        first_bytes(Kind::Holder, &self.encode())
+    }
+}
+
+impl Message for HolderRequest {
+    const LIMIT: usize = CAVEAT_LIMIT + 8;
+    fn to_map(&self) -> Map {
+        Map::new().with(0, self.revoke.as_slice())
+    }
+    fn from_map(map: &mut Map) -> Result<Self, CborError> {
+        Ok(HolderRequest { revoke: map.bytes(0, CAVEAT_LIMIT)? })
+    }
+}
+
 /// Result of the policy request: the allow-list now in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyReply {
@@ -229,6 +295,8 @@ pub struct Status {
     pub grants: Vec<GrantStatus>,
     /// Its onion service, if it has one.
     pub onion: Option<OnionStatus>,
+    /// When by its clock it last heard from its owner, Unix seconds: the newest lease statement.
+    pub heard: u64,
 }
 
 impl Message for Status {
@@ -248,6 +316,7 @@ impl Message for Status {
             .with(10, self.allow.clone())
             .with(11, self.grants.iter().map(Message::to_map).collect::<Vec<_>>())
             .with_some(12, self.onion.as_ref().map(Message::to_map))
+            .with(13, self.heard)
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(Status {
@@ -264,6 +333,7 @@ impl Message for Status {
             allow: texts(map, 10, MAX_RULES, MAX_RULE)?,
             grants: maps(map, 11, MAX_GRANTS)?,
             onion: opt_message(map, 12)?,
+            heard: map.uint(13)?,
         })
     }
 }
@@ -289,6 +359,14 @@ pub struct GrantStatus {
     pub revoked: bool,
     /// Sessions open now.
     pub sessions: u64,
+    /// By which way the last use came.
+    pub last_way: Option<Way>,
+    /// Day since 1970 (UTC) and bytes both ways, the oldest day first; at most 31.
+    pub days: Vec<(u64, u64)>,
+    /// The grant of which a holder made this one.
+    pub parent: Option<[u8; 8]>,
+    /// Whom it is for, as that holder calls him.
+    pub name: Option<String>,
 }
 
 impl Message for GrantStatus {
@@ -304,6 +382,10 @@ impl Message for GrantStatus {
             .with_some(6, self.last_reuse)
             .with(7, self.revoked)
             .with(8, self.sessions)
+            .with_some(9, self.last_way.map(Way::number))
+            .with_some(10, (!self.days.is_empty()).then(|| self.days.iter().flat_map(|(day, bytes)| [*day, *bytes]).collect::<Vec<u64>>()))
+            .with_some(11, self.parent)
+            .with_some(12, self.name.as_deref())
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(GrantStatus {
@@ -319,8 +401,28 @@ impl Message for GrantStatus {
             last_reuse: map.opt_uint(6)?,
             revoked: map.flag(7)?,
             sessions: map.uint(8)?,
+            last_way: map.opt_uint(9)?.map(|n| Way::from_number(n).ok_or(CborError::Unknown(9))).transpose()?,
+            days: days(map, 10)?,
+            parent: map.opt_array(11)?,
+            name: map.opt_text(12, 32)?,
         })
     }
+}
+
+/// Pairs of day and bytes in one row.
+fn days(map: &mut Map, key: u64) -> Result<Vec<(u64, u64)>, CborError> {
+    let number = |value: &Value| match value {
+        Value::Uint(n) => Ok(*n),
+        _ => Err(CborError::Field(key)),
+    };
+    let given = map.keys().any(|known| known == key);
+    let numbers = map.list(key, 2 * MAX_DAYS)?.iter().map(number).collect::<Result<Vec<u64>, _>>()?;
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    // Present and empty would be a second spelling.
+    if !rest.is_empty() || (given && pairs.is_empty()) {
+        return Err(CborError::Field(key));
+    }
+    Ok(pairs.iter().map(|[day, bytes]| (*day, *bytes)).collect())
 }
 
 fn texts(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<String>, CborError> {
@@ -331,7 +433,7 @@ fn texts(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Str
     map.list(key, count)?.into_iter().map(text).collect()
 }
 
-fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Vec<u8>>, CborError> {
+pub(super) fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<Vec<Vec<u8>>, CborError> {
     let bytes = |value| match value {
         Value::Bytes(bytes) if bytes.len() <= length => Ok(bytes),
         _ => Err(CborError::Field(key)),
@@ -339,7 +441,7 @@ fn byte_strings(map: &mut Map, key: u64, count: usize, length: usize) -> Result<
     map.list(key, count)?.into_iter().map(bytes).collect()
 }
 
-fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
+pub(super) fn maps<T: Message>(map: &mut Map, key: u64, count: usize) -> Result<Vec<T>, CborError> {
     let one = |value| match value {
         Value::Map(mut inner) => {
             let message = T::from_map(&mut inner)?;

@@ -6,14 +6,16 @@
 mod claim;
 mod control;
 mod evidence;
+mod history;
 mod onion;
 
-pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, Offer, Turn, claim_payload};
+pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, MAX_ROTATIONS, Offer, Turn, claim_payload};
 pub use control::{
-    ControlRequest, Discovery, GrantStatus, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES, MAX_REVOCATION,
-    MAX_REVOCATIONS, Nothing, PolicyReply, Reply, Revoked, Status,
+    ControlRequest, Discovery, GrantStatus, HolderRequest, LogsReply, LogsRequest, MAX_DISCOVERY_KEYS, MAX_GRANTS, MAX_LOG_LINES,
+    MAX_RENEWED, MAX_REVOCATION, MAX_REVOCATIONS, Nothing, PolicyReply, Renewed, Reply, Revoked, Status,
 };
 pub use evidence::{Activated, Activation, EvidenceReply, EvidenceRequest};
+pub use history::{GrantDay, HISTORY_DAYS, HistoryDay, HistoryReply, MAX_DAY_GRANTS, MAX_DAY_REASONS, Used};
 pub use onion::{OnionState, OnionStatus};
 
 use crate::encoding::cbor::{CborError, Map};
@@ -68,12 +70,14 @@ pub enum Kind {
     Evidence = 3,
     /// Bytes come back, for health checks.
     Echo = 4,
+    /// What the holder of a grant takes back that he had passed on.
+    Holder = 5,
 }
 
 impl Kind {
     /// Reads the first byte.
     pub fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::Exit, Kind::Control, Kind::Evidence, Kind::Echo].into_iter().find(|kind| *kind as u8 == byte)
+        [Kind::Exit, Kind::Control, Kind::Evidence, Kind::Echo, Kind::Holder].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -103,6 +107,7 @@ pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(Ki
         Kind::Control => MAX_REQUEST,
         Kind::Evidence => EvidenceRequest::LIMIT,
         Kind::Echo => 1,
+        Kind::Holder => HolderRequest::LIMIT,
     };
     if length > limit {
         return Err(invalid("request too long"));

@@ -27,6 +27,10 @@ fn grant(n: u8) -> GrantStatus {
         last_reuse: None,
         revoked: true,
         sessions: 2,
+        last_way: Some(crate::token::Way::Tor),
+        days: vec![(20_000, 7), (20_001, u64::MAX)],
+        parent: Some([n; 8]),
+        name: Some("bert".into()),
     }
 }
 
@@ -45,6 +49,7 @@ fn status() -> Status {
         allow: vec!["10.0.0.0/8".into()],
         grants: vec![grant(1), GrantStatus::default()],
         onion: Some(onion()),
+        heard: 4,
     }
 }
 
@@ -92,7 +97,7 @@ fn bootstrap_messages_round_trip() {
         round_trip(&reply);
     }
     for seed in [None, Some([3; 32])] {
-        let claim = Claim { owner: [1; 32], signature: [2; 64], seed };
+        let claim = Claim { owner: [1; 32], signature: [2; 64], seed, rotations: Vec::new() };
         assert!(Claim::decode(&claim.encode()).unwrap() == claim);
     }
 }
@@ -120,6 +125,7 @@ fn control_messages_round_trip() {
     round_trip(&ControlRequest::Logs(LogsRequest { after: 1, lines: 2, wait: 3 }));
     round_trip(&ControlRequest::Stop);
     round_trip(&ControlRequest::Discovery(Discovery { grant: [1; 8], key: [2; 32], expires: 3 }));
+    round_trip(&ControlRequest::History);
     round_trip(&Reply::Done(Nothing));
     round_trip(&Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
     round_trip(&Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));
@@ -128,6 +134,33 @@ fn control_messages_round_trip() {
     round_trip(&Reply::Done(LogsReply { last: 9, lines: vec!["{}".into()] }));
     round_trip(&Reply::Done(status()));
     round_trip(&Reply::Done(Status { grants: vec![grant(9); MAX_GRANTS], ..status() }));
+}
+
+#[test]
+fn the_longest_history_fits_an_answer_and_has_one_spelling() {
+    let used = Used { up: u64::MAX, down: u64::MAX, sessions: u64::MAX };
+    let id = |n: usize| (n as u64).to_be_bytes();
+    let day = |day| HistoryDay {
+        day,
+        handshakes: u64::MAX,
+        refusals: (0..MAX_DAY_REASONS).map(|n| (format!("reason-{n:025}"), u64::MAX)).collect(),
+        grants: (0..MAX_DAY_GRANTS).map(|n| GrantDay { id: id(n), used }).collect(),
+        others: used,
+    };
+    let history = HistoryReply { days: (0..HISTORY_DAYS as u64).map(|n| day(u64::MAX - HISTORY_DAYS as u64 + n)).collect() };
+    round_trip(&Reply::Done(history.clone()));
+    round_trip(&HistoryReply::default());
+    let refused = |change: &dyn Fn(&mut HistoryReply)| {
+        let mut other = history.clone();
+        change(&mut other);
+        assert!(HistoryReply::decode(&other.encode()).is_err());
+    };
+    refused(&|history| history.days.push(day(u64::MAX)));
+    refused(&|history| history.days.swap(0, 1));
+    refused(&|history| history.days[0].grants.push(GrantDay { id: [255; 8], used }));
+    refused(&|history| history.days[0].grants[0].id = id(1));
+    refused(&|history| history.days[0].refusals.swap(0, 1));
+    refused(&|history| history.days[0].refusals[0].0 = "x".repeat(33));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the tokens together: round trips, sizes, damage.
 
 mod damage;
+mod delegation;
 mod properties;
 mod vectors;
 
@@ -30,7 +31,10 @@ pub(crate) fn grant() -> Grant {
         not_before: 1_800_000_000,
         expires: 1_800_086_400,
         limits: Limits::default(),
-        egress: Vec::new(),
+        scope: Scope::default(),
+        lease: None,
+        delegable: 0,
+        revision: 0,
         evidence: None,
         mode: Mode::Once,
         role: Role::Exit,
@@ -42,7 +46,7 @@ fn invite(grant: Grant, addresses: &[&str]) -> Invite {
     Invite {
         transport: Transport::direct(addresses.iter().map(|a| (*a).to_owned()).collect()),
         node: NODE,
-        grant: grant.sign(&owner()),
+        grant: grant.sign(&owner()).into(),
         secret: Some(secret()),
         name: Some("home".parse().unwrap()),
     }
@@ -56,7 +60,8 @@ fn with_onion(invite: Invite, restricted: bool) -> Invite {
 
 #[test]
 fn an_invite_over_tor_reads_back_and_stays_short() {
-    let limits = Limits { bytes: Some(u64::MAX >> 11), bits_per_second: Some(u64::MAX >> 11), streams: Some(u32::MAX) };
+    let limits =
+        Limits { bytes: Some(u64::MAX >> 11), bytes_per_day: None, bits_per_second: Some(u64::MAX >> 11), streams: Some(u32::MAX) };
     let full = Grant { limits, evidence: Some([9; 20]), ..grant() };
     for (addresses, restricted) in
         [(&[][..], false), (&[][..], true), (&["192.0.2.7:8443"][..], false), (&["[2001:db8::7]:8443"][..], true)]
@@ -92,6 +97,7 @@ fn an_invite_reads_back_as_it_was() {
         let read = Invite::from_blob(&invite.to_blob().unwrap()).unwrap();
         assert!(read == invite);
         assert_eq!(read.grant.encode(), invite.grant.encode());
+        assert!(read.grant.root().verify_signature());
         assert!(Invite::from_blob(&invite.to_qr().unwrap()).unwrap() == invite);
     }
 }
@@ -99,7 +105,7 @@ fn an_invite_reads_back_as_it_was() {
 /// Everything at its largest that an exit invite carries: two addresses, name, all limits, evidence.
 #[test]
 fn the_largest_usual_invite_stays_within_450_characters() {
-    let limits = Limits { bytes: Some(u64::MAX), bits_per_second: Some(u64::MAX), streams: Some(u32::MAX) };
+    let limits = Limits { bytes: Some(u64::MAX), bytes_per_day: None, bits_per_second: Some(u64::MAX), streams: Some(u32::MAX) };
     let largest = Grant { limits, evidence: Some([9; 20]), not_before: LATEST, expires: LATEST, ..grant() };
     let mut invite = invite(largest, &["192.0.2.7:65535", "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"]);
     invite.name = Some("abcdefghijklmnopqrstuvwxyz012345".parse().unwrap());
@@ -115,8 +121,7 @@ fn the_largest_usual_invite_stays_within_450_characters() {
 
 #[test]
 fn a_grant_with_reserved_fields_reads_and_asks_for_an_upgrade() {
-    for (key, upgrade) in
-        [(reserved::DEVICES, true), (reserved::PAUSED, true), (reserved::WARN_BEFORE, false), (reserved::CHECKPOINT, false), (99, true)]
+    for (key, upgrade) in [(reserved::PARENT, true), (25, true), (reserved::WARN_BEFORE, false), (reserved::CHECKPOINT, false), (99, true)]
     {
         let signed = Grant { reserved: Map::new().with(key, 5u64), ..grant() }.sign(&owner());
         let read = SignedGrant::decode(&signed.encode()).unwrap();

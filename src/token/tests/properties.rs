@@ -4,16 +4,25 @@ use super::*;
 use proptest::option::of;
 use proptest::prelude::*;
 
-fn limits() -> impl Strategy<Value = Limits> {
-    (of(any::<u64>()), of(any::<u64>()), of(any::<u32>())).prop_map(|(bytes, bits_per_second, streams)| Limits {
-        bytes,
-        bits_per_second,
-        streams,
+pub(super) fn limits() -> impl Strategy<Value = Limits> {
+    (of(any::<u64>()), of(any::<u64>()), of(any::<u64>()), of(any::<u32>()))
+        .prop_map(|(bytes, bytes_per_day, bits_per_second, streams)| Limits { bytes, bytes_per_day, bits_per_second, streams })
+}
+
+pub(super) fn scope() -> impl Strategy<Value = Scope> {
+    let rules = || proptest::collection::vec("[a-z0-9.:/*-]{0,40}", 0..4);
+    let hours = proptest::option::of((0u32..24, 1u32..24, 0usize..7));
+    let way = of(prop_oneof![Just(Way::Direct), Just(Way::Tor)]);
+    (rules(), rules(), hours, way, of(1..=MAX_DEVICES), any::<bool>()).prop_map(|(allow, deny, hours, way, devices, paused)| {
+        let days = ["Mon", "Tue-Fri", "Wed", "Thu-Tue", "Fri", "daily", "Sun"];
+        let window =
+            hours.map(|(start, length, day)| format!("{} {start:02}:00-{:02}:00", days[day], (start + length) % 24).parse().unwrap());
+        Scope { allow, deny, window, way, devices, paused }
     })
 }
 
 fn reserved_fields() -> impl Strategy<Value = Map> {
-    proptest::collection::btree_map(13u64..40, any::<u64>(), 0..4)
+    proptest::collection::btree_map(prop_oneof![17u64..20, 25u64..40], any::<u64>(), 0..4)
         .prop_map(|fields| fields.into_iter().fold(Map::new(), |map, (key, value)| map.with(key, value)))
 }
 
@@ -22,9 +31,9 @@ pub(crate) fn any_grant() -> impl Strategy<Value = Grant> {
     let times = (0..=LATEST, 0..=LATEST);
     let mode = prop_oneof![Just(Mode::Try), Just(Mode::Once), Just(Mode::Many)];
     let role = prop_oneof![Just(Role::Exit), Just(Role::Control)];
-    let egress = proptest::collection::vec("[a-z0-9.:/-]{0,40}", 0..5);
-    (keys, times, limits(), egress, (mode, role), reserved_fields()).prop_map(|(keys, times, limits, egress, (mode, role), reserved)| {
-        Grant {
+    let rest = (of(any::<u64>()), 0..=MAX_DEPTH, any::<u64>());
+    (keys, times, limits(), scope(), (mode, role), rest, reserved_fields()).prop_map(
+        |(keys, times, limits, scope, (mode, role), rest, reserved)| Grant {
             id: keys.0,
             issuer: owner().verifying_key().to_bytes(),
             node: keys.1,
@@ -32,13 +41,16 @@ pub(crate) fn any_grant() -> impl Strategy<Value = Grant> {
             not_before: times.0,
             expires: times.1,
             limits,
-            egress,
+            scope,
+            lease: rest.0,
+            delegable: rest.1,
+            revision: rest.2,
             evidence: keys.2,
             mode,
             role,
             reserved,
-        }
-    })
+        },
+    )
 }
 
 proptest! {
@@ -111,7 +123,7 @@ proptest! {
 
     #[test]
     fn an_identity_reads_back(ecdh in any::<[u8; 32]>(), name in of("\\PC{0,60}"), issued in 0..=LATEST) {
-        let signed = Identity { identity: [0; 32], ecdh, name, issued }.sign(&owner());
+        let signed = Identity { identity: [0; 32], ecdh, name, issued, client: Some(ecdh), rotations: Vec::new() }.sign(&owner());
         prop_assert_eq!(SignedIdentity::from_blob(&signed.to_blob()).unwrap(), signed);
     }
 }

@@ -52,11 +52,30 @@ fn with_neighbours(name: &str, typ: Type, good: &str, by_stranger: &[u8]) -> Vec
 
 fn invites() -> Vec<Json> {
     let plain = invite(grant(), &["192.0.2.7:8443"]);
-    let limits = Limits { bytes: Some(10_000_000_000), bits_per_second: Some(50_000_000), streams: Some(200) };
-    let full = Grant { limits, evidence: Some([9; 20]), egress: vec!["tcp:443".into()], mode: Mode::Many, ..grant() };
+    let limits = Limits { bytes: Some(10_000_000_000), bytes_per_day: None, bits_per_second: Some(50_000_000), streams: Some(200) };
+    let full = Grant {
+        limits,
+        evidence: Some([9; 20]),
+        scope: Scope { allow: vec!["tcp:443".into()], ..Scope::default() },
+        mode: Mode::Many,
+        ..grant()
+    };
     let full = invite(full, &["[2001:db8::7]:8443", "exit.example.org:443"]);
     let any_node = invite(Grant { node: None, mode: Mode::Try, ..grant() }, &["192.0.2.7:8443"]);
-    let later = invite(Grant { reserved: Map::new().with(reserved::DEVICES, 3u64), ..grant() }, &["192.0.2.7:8443"]);
+    let later = invite(Grant { reserved: Map::new().with(reserved::PARENT, 3u64), ..grant() }, &["192.0.2.7:8443"]);
+    let scope = Scope {
+        allow: vec!["*.example.org:443".into(), "192.0.2.0/24".into()],
+        deny: vec!["ads.example.org".into()],
+        window: Some("Mon-Fri 09:00-17:00 +02:00".parse().unwrap()),
+        way: Some(Way::Direct),
+        devices: Some(3),
+        paused: false,
+    };
+    let limits = Limits { bytes_per_day: Some(1 << 30), ..Limits::default() };
+    let scoped = Grant { scope, limits, lease: Some(21_600), delegable: 2, revision: 1, mode: Mode::Many, ..grant() };
+    let caveat = Caveat { salt: [8; 4], expires: Some(1_800_050_000), ..Caveat::new("bert".parse().unwrap()) };
+    let passed_on = invite(Grant { delegable: 1, ..grant() }, &["192.0.2.7:8443"]);
+    let passed_on = Invite { grant: passed_on.grant.with(caveat), ..passed_on };
     let mut out = Vec::new();
     let onion = |restricted| Some(Onion { address: OnionAddress::from_key([7; 32]), restricted });
     let over_tor = Invite { transport: Transport { addresses: Vec::new(), onion: onion(false) }, ..plain.clone() };
@@ -67,13 +86,15 @@ fn invites() -> Vec<Json> {
         ("invite with every field", full),
         ("invite for any node", any_node),
         ("invite with a reserved field", later),
+        ("invite with every scope", invite(scoped, &["192.0.2.7:8443"])),
+        ("invite that was passed on", passed_on),
         ("invite over Tor", over_tor),
         ("invite over Tor to a restricted service", restricted),
         ("invite for both ways", both),
     ] {
         let good = invite.to_blob().unwrap();
         let mut map = Map::decode(&blob::read(Type::Invite, &good).unwrap(), 4096).unwrap();
-        map.insert(4, keyring_sign("grant", invite.grant.payload()));
+        map.insert(4, keyring_sign("grant", invite.grant.root().payload()));
         out.extend(with_neighbours(name, Type::Invite, &good, &map.encode()));
     }
     let transport = Map::new().with(0, 7u64).with(1, "abc").encode();
@@ -90,10 +111,24 @@ fn others() -> Vec<Json> {
     let signed = Grant { subject: [6; 32], ..grant() }.sign(&owner());
     let forged = sealed(signed.payload(), keyring_sign("grant", signed.payload()));
     let mut out = with_neighbours("grant", Type::Grant, &signed.to_blob(), &forged);
-    let identity = Identity { identity: [0; 32], ecdh: [5; 32], name: Some("Anna".into()), issued: 1_800_000_000 }.sign(&owner());
-    let content = blob::read(Type::Identity, &identity.to_blob()).unwrap();
-    let payload = Map::decode(&content, 512).unwrap().bytes(0, 512).unwrap();
-    out.extend(with_neighbours("identity", Type::Identity, &identity.to_blob(), &sealed(&payload, keyring_sign("identity", &payload))));
+    let plain = Identity {
+        identity: [0; 32],
+        ecdh: [5; 32],
+        name: Some("Anna".into()),
+        issued: 1_800_000_000,
+        client: None,
+        rotations: Vec::new(),
+    };
+    let rotations = vec![Rotation::sign(&stranger(), &owner(), 1_799_000_000)];
+    let full = Identity { client: Some([6; 32]), rotations, ..plain.clone() };
+    let unproven = Identity { rotations: vec![Rotation::sign(&owner(), &stranger(), 1_799_000_000)], ..full.clone() };
+    for (name, identity) in [("identity", plain), ("identity with every field", full)] {
+        let identity = identity.sign(&owner());
+        let content = blob::read(Type::Identity, &identity.to_blob()).unwrap();
+        let payload = Map::decode(&content, 2048).unwrap().bytes(0, 2048).unwrap();
+        out.extend(with_neighbours(name, Type::Identity, &identity.to_blob(), &sealed(&payload, keyring_sign("identity", &payload))));
+    }
+    out.push(case("identity with a rotation to another key", "identity", &unproven.sign(&owner()).to_blob(), "signature"));
     for (name, target) in [("revocation of a grant", Target::Grant([4; 8])), ("revocation of a key", Target::Subject([6; 32]))] {
         let wire = Revocation { issuer: [0; 32], target, at: 1_800_000_100, reason: "lost phone".into() }.sign(&owner()).encode();
         let payload = Map::decode(&wire, 512).unwrap().bytes(0, 512).unwrap();
@@ -118,7 +153,7 @@ fn says(grant: &Grant) -> Json {
         "bytes": grant.limits.bytes,
         "bits_per_second": grant.limits.bits_per_second,
         "streams": grant.limits.streams,
-        "egress": grant.egress,
+        "egress": grant.scope.allow,
         "evidence": grant.evidence.map(|e| hex(&e)),
         "mode": grant.mode.as_str(),
         "needs_upgrade": grant.needs_upgrade(),
@@ -133,12 +168,16 @@ fn run(kind: &str, text: &str) -> Result<Json, BlobError> {
             let onion = invite.transport.onion.map(|onion| onion.address.to_string());
             let restricted = invite.transport.onion.is_some_and(|onion| onion.restricted);
             let transport = invite.transport.as_str();
-            json!({ "transport": transport, "addresses": addresses, "onion": onion, "restricted": restricted, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.grant()) })
+            json!({ "transport": transport, "addresses": addresses, "onion": onion, "restricted": restricted, "node": hex(&invite.node), "name": invite.name, "grant": says(invite.grant.root().grant()) })
         }),
         "grant" => SignedGrant::from_blob(text).map(|signed| says(signed.grant())),
         "identity" => SignedIdentity::from_blob(text).map(|signed| {
             let id = signed.identity();
-            json!({ "identity": hex(&id.identity), "ecdh": hex(&id.ecdh), "name": id.name, "issued": id.issued })
+            let rotations: Vec<_> = id.rotations.iter().map(|r| json!({ "old": hex(&r.rotation().old), "at": r.rotation().at })).collect();
+            json!({
+                "identity": hex(&id.identity), "ecdh": hex(&id.ecdh), "name": id.name, "issued": id.issued,
+                "client": id.client.map(|key| hex(&key)), "rotations": rotations,
+            })
         }),
         "revocation" => {
             let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();

@@ -17,7 +17,7 @@ pub(crate) const AK_ATTRIBUTES: u32 = 0x0005_0472;
 pub(crate) struct Swtpm {
     process: Child,
     stream: UnixStream,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl Drop for Swtpm {
@@ -45,7 +45,14 @@ impl Swtpm {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Swtpm { process, stream, _state: state }
+        Swtpm { process, stream, state }
+    }
+
+    /// Ends it and starts it again with what it keeps: its registers begin anew.
+    pub(crate) fn restart(mut self) -> Swtpm {
+        let state = std::mem::replace(&mut self.state, TempDir::new().unwrap());
+        drop(self);
+        Swtpm::start_in(state)
     }
 
     pub(crate) fn stream(&self) -> &UnixStream {

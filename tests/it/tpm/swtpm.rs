@@ -6,6 +6,7 @@ use portdistrict::attest::tpm::credential::make_credential;
 use portdistrict::attest::tpm::device::{EkKind, Error, Hierarchy};
 use portdistrict::attest::tpm::public::{Attributes, Key, Public};
 use portdistrict::attest::tpm::quote::{AttestationKey, Parent, Quoted, verify, verify_child};
+use portdistrict::node::hardware::{PCRS, seed};
 use std::collections::BTreeMap;
 
 const SECRET: [u8; 32] = [0x5a; 32];
@@ -300,6 +301,52 @@ fn sealed_secrets_open_until_a_register_changes() {
     tpm.clear();
     assert!(matches!(device.unseal(&sealed, &[0, 7]), Err(Error::Integrity { .. })), "the TPM was cleared");
     assert_eq!((tpm.loaded(), elsewhere.loaded()), (0, 0));
+}
+
+#[test]
+fn a_node_finds_its_sealed_seed_again_and_another_image_does_not() {
+    let (tpm, elsewhere) = (Swtpm::start(), Swtpm::start());
+    let device = tpm.device();
+    let seed = |tpm: &Swtpm| seed::sealed(&tpm.device());
+    let first = seed(&tpm).unwrap();
+    assert_ne!(*first, [0; 32]);
+    assert_eq!(*first, *seed(&tpm).unwrap());
+    assert_ne!(*first, *seed(&elsewhere).unwrap());
+    assert!(device.holds(seed::SEALED).unwrap() && !device.holds(seed::SEALED + 1).unwrap());
+    // What is measured of the image: each of them counts, others do not.
+    tpm.extend(8, [1; 32]);
+    assert_eq!(*first, *seed(&tpm).unwrap());
+    let tpm = tpm.restart();
+    assert_eq!(*first, *seed(&tpm).unwrap(), "it outlives a restart");
+    let mut tpm = tpm;
+    for pcr in PCRS {
+        tpm.extend(pcr, [pcr; 32]);
+        let error = seed(&tpm).unwrap_err();
+        assert!(error.message().contains("sealed for another image") && error.hint_text().is_some(), "{pcr}: {error:?}");
+        // And it is still there for the right one.
+        tpm = tpm.restart();
+        assert_eq!(*first, *seed(&tpm).unwrap());
+    }
+    assert_eq!(tpm.loaded(), 0);
+    // Nothing is ever put over it; a TPM that was cleared begins anew.
+    let sealed = tpm.device().seal(&[7; 32], &PCRS).unwrap();
+    assert!(matches!(tpm.device().keep(&sealed, seed::SEALED), Err(Error::Refused { command: "TPM2_EvictControl", .. })));
+    tpm.clear();
+    assert_ne!(*first, *seed(&tpm).unwrap());
+}
+
+#[test]
+fn something_else_under_the_handle_of_the_seed_is_no_seed() {
+    let tpm = Swtpm::start();
+    let device = tpm.device();
+    let short = device.seal(&[7; 31], &PCRS).unwrap();
+    device.keep(&short, seed::SEALED).unwrap();
+    let error = seed::sealed(&device).unwrap_err();
+    assert!(error.message().contains("31 bytes"), "{error:?}");
+    // A TPM whose owner has a password.
+    let other = Swtpm::start();
+    other.set_password(0x4000_0001, b"secret");
+    assert!(seed::sealed(&other.device()).unwrap_err().causes()[0].contains("password"));
 }
 
 #[test]

@@ -4,15 +4,17 @@ use super::command::{Auth, Command};
 use super::error::Error;
 use super::keys::{AES_128_CFB, Hierarchy, Key, MAX_STRUCTURE, P256_WITHOUT_SCHEME, TRANSIENT, at_most, skip_creation};
 use super::sessions::{Purpose, Session};
-use super::{Device, Handle, rc};
+use super::{Device, Handle, RH_OWNER, rc};
 use crate::attest::tpm::hash::Hash;
 use crate::attest::tpm::wire::{WireError, Writer};
 use std::io::{Read, Write};
 use zeroize::Zeroizing;
 
+const CC_EVICT_CONTROL: u32 = 0x120;
 const CC_CREATE: u32 = 0x153;
 const CC_LOAD: u32 = 0x157;
 const CC_UNSEAL: u32 = 0x15e;
+const CC_READ_PUBLIC: u32 = 0x173;
 const ALG_NULL: u16 = 0x0010;
 /// `TPM_ALG_KEYEDHASH` (Part 2, 6.3): an object that holds data.
 const ALG_KEYEDHASH: u16 = 0x0008;
@@ -79,9 +81,31 @@ impl<T: Read + Write> Device<T> {
         at_most("the public part of the sealed secret", &sealed.public, MAX_STRUCTURE)?;
         at_most("the private part of the sealed secret", &sealed.private, MAX_STRUCTURE)?;
         let object = self.load(sealed)?;
+        self.open(object.number(), pcrs)
+    }
+
+    /// Keeps a sealed secret in the TPM's own memory, under a handle of the owner's (`TPM2_EvictControl`, Part 3, 28.5), until the TPM
+    /// is cleared. What lies there already stays, and is an error.
+    pub fn keep(&self, sealed: &Sealed, handle: u32) -> Result<(), Error> {
+        let object = self.load(sealed)?;
+        let command =
+            Command::new("TPM2_EvictControl", CC_EVICT_CONTROL).authorized(RH_OWNER, Auth::Empty).handle(object.number()).u32(handle);
+        self.run(&command).map(|_| ())
+    }
+
+    /// Whether anything lies under this handle (`TPM2_ReadPublic`, Part 3, 12.4).
+    pub fn holds(&self, handle: u32) -> Result<bool, Error> {
+        match self.run(&Command::new("TPM2_ReadPublic", CC_READ_PUBLIC).handle(handle)) {
+            Err(error) if error.is_refusal(&[rc::HANDLE]) => Ok(false),
+            result => result.map(|_| true),
+        }
+    }
+
+    /// Opens what [`Device::keep`] put under a handle, or what is loaded; fails as [`Device::unseal`] does.
+    pub fn open(&self, object: u32, pcrs: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let session = Session::start(self, Purpose::Policy)?;
         session.pcrs(pcrs)?;
-        let command = Command::new("TPM2_Unseal", CC_UNSEAL).authorized(object.number(), session.auth());
+        let command = Command::new("TPM2_Unseal", CC_UNSEAL).authorized(object, session.auth());
         let response = match self.run(&command) {
             Err(error) if error.is_refusal(&[rc::POLICY_FAIL]) => return Err(Error::PcrChanged),
             result => result?,

@@ -1,0 +1,85 @@
+//! `--explain`: after a refusal, the rule that made it in plain words, and the entry of the ledger that put it in force.
+
+use super::output::{Look, when};
+use crate::config::{Paths, time};
+use crate::error::{Error, Ruling};
+use crate::ledger::{Entry, Ledger};
+use crate::trust::Refusal;
+
+/// What each rule of a policy means; the longest path that fits counts.
+const POLICY: [(&str, &str); 13] = [
+    ("strict", "The policy is strict: what it does not name is refused."),
+    ("signatures_required", "The policy takes nothing on trust: evidence must be verified, and images must be listed in it."),
+    ("editors", "Only the devices that the policy lists may change it."),
+    ("deploy.providers", "Machines may be deployed only at the providers that the policy lists."),
+    ("deploy.images", "Only the images that the policy lists may be deployed."),
+    ("deploy.measurements", "Only machines with a launch measurement that the policy lists may be deployed."),
+    ("deploy.per_day", "The policy limits how many machines are deployed a day (UTC)."),
+    ("claim.rung", "A machine must stand at least on this rung of the ladder of proof before it is given anything."),
+    ("invite.modes", "Invites may have only the modes that the policy lists."),
+    ("invite.longest", "The policy limits how long an invite may hold."),
+    ("invite.bytes", "The policy limits how many bytes an invite may allow."),
+    ("invite.per_day", "The policy limits how many invites are made a day (UTC)."),
+    ("reach", "A rule of the policy says where friends may go; one that refuses wins over one that allows."),
+];
+
+/// The explanation of a refusal; none where nobody ruled.
+pub(super) fn explain(error: &Error, paths: Option<&Paths>, look: &Look) -> Option<String> {
+    let ruling = error.ruling()?;
+    let mut text = format!("  {} {}\n", look.bold("rule:"), ruling.rule);
+    if let Some(meaning) = meaning(&ruling.rule) {
+        text += &format!("         {meaning}\n");
+    }
+    text += &match (&ruling.entry, entry(ruling, paths)) {
+        (Some(_), Some(entry)) => in_words(&entry, look),
+        (Some(id), None) => format!("  {} {id}, which cannot be read here\n", look.bold("entry:")),
+        (None, _) => format!("  {} in the record of whoever set the rule; it is not known on this computer\n", look.bold("entry:")),
+    };
+    Some(text)
+}
+
+fn entry(ruling: &Ruling, paths: Option<&Paths>) -> Option<Entry> {
+    Ledger::open_read_only(&paths?.ledger_file()).ok()?.show(ruling.entry.as_deref()?).ok()
+}
+
+fn in_words(entry: &Entry, look: &Look) -> String {
+    let mut text = format!("  {} {}\n", look.bold("entry:"), entry.id);
+    text +=
+        &format!("         {}, number {} of this ledger, {}\n", entry.span.kind, entry.pos, when(entry.span.hlc.ms / 1000, time::now_s()));
+    text += &format!("         signed by device {}\n", entry.span.author);
+    text + &format!("         {}\n", look.dim(format!("whole: portdistrict ledger show {}", entry.id)))
+}
+
+/// What a rule means: one of the policy, or a node's refusal.
+fn meaning(rule: &str) -> Option<String> {
+    if let Ok(refusal) = rule.parse::<Refusal>() {
+        let mut sentence = refusal.for_friend("the exit");
+        if let Some(first) = sentence.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        return Some(format!("{sentence}."));
+    }
+    POLICY.iter().find(|(path, _)| rule.split('[').next() == Some(*path)).map(|(_, meaning)| (*meaning).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn every_rule_has_words() {
+        for rule in POLICY.iter().map(|(path, _)| *path).chain(["reach[7]"]).chain(Refusal::ALL.iter().map(|refusal| refusal.as_str())) {
+            assert!(meaning(rule).is_some_and(|words| words.ends_with('.')), "{rule}");
+        }
+        assert!(meaning("nonsense").is_none());
+    }
+
+    #[test]
+    fn only_what_was_ruled_is_explained() {
+        assert!(explain(&Error::new(Code::Failed, "no"), None, &Look::PLAIN).is_none());
+        let refused = Error::new(Code::Refused, "no").ruled("invite.modes", Some("abc".to_owned()));
+        let text = explain(&refused, None, &Look::PLAIN).unwrap();
+        assert!(text.contains("invite.modes") && text.contains("abc"), "{text}");
+    }
+}
