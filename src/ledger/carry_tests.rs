@@ -1,6 +1,6 @@
 //! Exports: who sees what, the same bytes again, and every way in which a line can be bad.
 
-use super::dag_tests::Device;
+use super::dag_tests::{Device, rotated};
 use super::tests::{Home, begin, keyring};
 use super::*;
 use crate::config::time;
@@ -249,6 +249,59 @@ fn a_revoked_device_says_nothing_more() {
     let error = one.ledger().import(export(&two.ledger(), "devices").as_bytes(), None, false).unwrap_err();
     assert!(error.message().contains("was revoked after its number 1"), "{error:?}");
     assert_eq!(error.code(), Code::Refused);
+}
+
+#[test]
+fn a_device_that_was_revoked_unheard_says_nothing_at_all() {
+    let (one, two) = (Device::new(2), Device::new(3));
+    let device = B64(two.keyring.device_public());
+    one.writes("device.invited", json!({"id": B64([1; 8]), "hash": B64([1; 32]), "expires": 1}));
+    let approved = json!({"code": B64([1; 8]), "device": device, "enrolment": B64([1; 32]), "name": "phone", "cert": B64([1; 64])});
+    one.writes("device.approved", approved);
+    one.writes("device.revoked", json!({"device": device, "at": 1}));
+    let error = one.ledger().import(export(&two.ledger(), "devices").as_bytes(), None, false).unwrap_err();
+    assert!(error.code() == Code::Refused && error.message().contains("line 2 of"), "{error:?}");
+    assert!(error.message().contains("before any span of it was known"), "{error:?}");
+    // In one file with its revocation it is refused all the same.
+    let (three, archive) = (Device::new(4), Archive::new());
+    three.hears(&two);
+    three.writes("device.revoked", json!({"device": device, "at": 1, "last": 0}));
+    let before = export(&three.ledger(), "devices");
+    archive.ledger().import(before.as_bytes(), None, false).unwrap();
+    assert_eq!(archive.ledger().device(&device.to_string()).unwrap().revoked_at, Some(1));
+    // Of two revocations the one that lets less count holds, in whichever order they came.
+    for (first, second) in [(&one, &three), (&three, &one)] {
+        let heard = Archive::new();
+        let _ = heard.ledger().import(export(&first.ledger(), "devices").as_bytes(), None, false).unwrap();
+        let _ = heard.ledger().import(export(&second.ledger(), "devices").as_bytes(), None, false);
+        let conn = heard.ledger();
+        let last = conn.conn().query_row("SELECT last FROM devices", [], |row| row.get::<_, Option<i64>>(0)).unwrap();
+        assert_eq!(last, None);
+    }
+}
+
+#[test]
+fn chains_of_identities_that_rotations_link_are_taken_in() {
+    let one = Device::new(2);
+    let later = Home { dir: tempfile::tempdir().unwrap(), keyring: keyring(101, 9) };
+    later.ledger().record(&later.key(), &begin(&later.keyring)).unwrap();
+    let before = export(&one.ledger(), "devices");
+    let own = Some(later.keyring.device_public());
+    let error = later.ledger().import(before.as_bytes(), own, false).unwrap_err();
+    assert!(error.message().contains("another identity") && error.code() == Code::Refused, "{error:?}");
+    // A device that joined after the rotation hears of it in the export itself.
+    one.ledger().record(&one.keyring.device_key(), &rotated(&one.keyring, 1)).unwrap();
+    assert_eq!(later.ledger().import(export(&one.ledger(), "devices").as_bytes(), own, false).unwrap().spans, 2);
+    assert_eq!(one.ledger().import(export(&later.ledger(), "devices").as_bytes(), None, false).unwrap().spans, 1);
+    for ledger in [one.ledger(), later.ledger()] {
+        assert!(ledger.verify().unwrap().is_ok(), "{:?}", ledger.verify());
+        let identities = [B64(one.keyring.identity_public()), B64(later.keyring.identity_public())];
+        assert_eq!(ledger.identities().unwrap(), identities);
+        // A friend to whom little is shown can check the chains, too.
+        let friend = Archive::new();
+        friend.ledger().import(export(&ledger, &format!("peer:{ANNA}")).as_bytes(), None, false).unwrap();
+        assert!(friend.ledger().verify().unwrap().is_ok(), "{:?}", friend.ledger().verify());
+    }
 }
 
 /// A line without end: only so much of it is ever held.
