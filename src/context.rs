@@ -2,7 +2,7 @@
 //!
 //! Making a context touches no disk, so that help, completion and commands of a friend without a home work anywhere.
 
-use crate::config::{Paths, Settings, fs, time};
+use crate::config::{KeySource, Paths, Settings, fs, time};
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Keyring, Unlock};
 use crate::ledger::kinds::{Body, IdentityCreated};
@@ -50,7 +50,12 @@ impl Context {
 
     /// What opens the keyring: what the caller gave, then what the settings say.
     pub fn unlock(&self) -> Result<Unlock> {
-        Ok(self.unlock.clone().or_key_file(self.settings()?.keyring.key_file.clone()))
+        let set = &self.settings()?.keyring;
+        let unlock = match set.source {
+            KeySource::Keychain => self.unlock.clone().or_keychain(&self.paths),
+            KeySource::KeyFile => self.unlock.clone(),
+        };
+        Ok(unlock.or_key_file(set.key_file.clone()))
     }
 
     /// The opened keyring.

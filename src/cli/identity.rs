@@ -3,7 +3,7 @@
 use super::Call;
 use super::output::{Look, View, count, fields};
 use super::sight::Checks;
-use crate::config::{Label, Paths, fs};
+use crate::config::{KeySource, Label, Paths, Settings, fs};
 use crate::context::{Context, Init};
 use crate::encoding::{base64, node_id};
 use crate::error::{Error, Result};
@@ -51,14 +51,19 @@ pub(super) enum IdentityCommand {
 )]
 pub(super) struct ShowArgs {}
 
-/// Protect the keyring with a passphrase
+/// Protect the keyring with a passphrase, or with the desktop's keychain
 ///
 /// The key file that opened it until now is removed. Every command that needs a key asks for the passphrase from then on, or
-/// takes it from --passphrase-file or --passphrase-fd. `identity unlock` undoes it.
+/// takes it from --passphrase-file or --passphrase-fd. With --keychain the key is in the desktop's keychain (Secret Service) and opens
+/// as long as you are logged in. `identity unlock` undoes it. Nothing that was opened is kept between commands.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  Read the new passphrase from a file instead of asking:\n    \
                              portdistrict identity lock --passphrase-file passphrase.txt")]
-pub(super) struct LockArgs {}
+pub(super) struct LockArgs {
+    /// Keep the key in the desktop's keychain
+    #[arg(long)]
+    keychain: bool,
+}
 
 /// Open the keyring with a key file again instead of a passphrase
 #[derive(clap::Args)]
@@ -149,7 +154,7 @@ pub(super) struct Who {
     was: Vec<String>,
     /// Whether a rotation was interrupted.
     rotating: bool,
-    /// `key-file` or `passphrase`.
+    /// `key-file`, `passphrase` or `keychain`.
     protection: &'static str,
     /// The folders in use, and why.
     home: String,
@@ -177,13 +182,26 @@ impl Who {
     }
 }
 
+impl Who {
+    /// The same, after a look at the settings: which key it is cannot be seen in the keyring.
+    fn seen_with(mut self, cx: &Context) -> Result<Who> {
+        if self.protection == "key-file" && cx.unlock()?.keychain().is_some() {
+            self.protection = "keychain";
+        }
+        Ok(self)
+    }
+}
+
 impl View for Who {
     fn text(&self, look: &Look) -> String {
-        let opened = if self.protection == "passphrase" { "with a passphrase" } else { "with a key file" };
+        let opened = match self.protection {
+            "passphrase" => "with a passphrase",
+            "keychain" => "with a key in the keychain",
+            _ => "with a key file",
+        };
         fields(&[
             ("id", look.bold(&self.id)),
             ("key", self.key.clone()),
-            ("sealing key", self.sealing.clone()),
             ("device", self.device.clone()),
             ("was", self.was.join(", ")),
             ("rotation", if self.rotating { look.warn("interrupted; go on with: portdistrict identity rotate") } else { String::new() }),
@@ -208,11 +226,13 @@ pub(super) fn init(call: &Call) -> Result<()> {
 pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
     let cx = call.context()?;
     match command {
-        IdentityCommand::Show(_) => call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?),
+        IdentityCommand::Show(_) => call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.seen_with(&cx)?),
+        IdentityCommand::Lock(LockArgs { keychain: true }) => lock_with_keychain(call, &cx),
         IdentityCommand::Lock(_) => {
             let unlock = cx.unlock()?;
             let keyring = Keyring::open(cx.paths(), &unlock)?;
             keyring.lock_with_passphrase(cx.paths(), &unlock, &unlock.new_passphrase()?)?;
+            leave_keychain(call, &cx)?;
             call.out.say("The keyring opens with the passphrase only. Nobody can recover it for you.");
             call.out.show(&Who::of(&keyring, cx.paths(), false)?)
         }
@@ -220,6 +240,7 @@ pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
             let unlock = cx.unlock()?;
             let keyring = Keyring::open(cx.paths(), &unlock)?;
             keyring.unlock_to_keyfile(cx.paths(), &unlock)?;
+            leave_keychain(call, &cx)?;
             call.out.say(format!("The keyring opens with the key file {}.", unlock.key_file(cx.paths()).display()));
             call.out.show(&Who::of(&keyring, cx.paths(), false)?)
         }
@@ -229,6 +250,31 @@ pub(super) fn run(call: &Call, command: &IdentityCommand) -> Result<()> {
         IdentityCommand::Verify(VerifyArgs { blob: None }) => Checks::new(own_checks(&cx)).show(call),
         IdentityCommand::Rotate(args) => rotate(call, &cx, args),
     }
+}
+
+fn lock_with_keychain(call: &Call, cx: &Context) -> Result<()> {
+    let unlock = cx.unlock()?;
+    let keyring = Keyring::open(cx.paths(), &unlock)?;
+    fs::ensure_private_dir(&cx.paths().config)?;
+    // Both before anything is changed: whether the settings can be written, and whether there is a keychain.
+    let settings = Settings::with_key_source(cx.paths(), KeySource::Keychain)?;
+    keyring.lock_with_keychain(cx.paths(), &unlock, || fs::write_private(&cx.paths().settings_file(), settings.as_bytes()))?;
+    call.out.say("The keyring opens with a key in the desktop's keychain. Nobody can recover it for you: keep a backup of your identity.");
+    let cx = call.context()?;
+    call.out.show(&Who::of(cx.keyring()?, cx.paths(), false)?.seen_with(&cx)?)
+}
+
+/// Where the key was in the keychain it is not needed there any more.
+fn leave_keychain(call: &Call, cx: &Context) -> Result<()> {
+    if cx.settings()?.keyring.source != KeySource::Keychain {
+        return Ok(());
+    }
+    let settings = Settings::with_key_source(cx.paths(), KeySource::KeyFile)?;
+    fs::write_private(&cx.paths().settings_file(), settings.as_bytes())?;
+    if let Err(error) = Keyring::forget_keychain(cx.paths()) {
+        call.out.warn(format!("the old key is still in the keychain, and opens nothing any more: {}", error.message()));
+    }
+    Ok(())
 }
 
 /// An identity as text: the public one, or its secret.
@@ -291,8 +337,8 @@ fn own_checks(cx: &Context) -> Vec<Check> {
             fs::check_private(&file)?;
         }
         match Keyring::protection(paths)? {
-            Protection::KeyFile => fs::check_private(&cx.unlock()?.key_file(paths)),
-            Protection::Passphrase => Ok(()),
+            Protection::KeyFile if cx.unlock()?.keychain().is_none() => fs::check_private(&cx.unlock()?.key_file(paths)),
+            Protection::KeyFile | Protection::Passphrase => Ok(()),
         }
     };
     let of =

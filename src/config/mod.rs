@@ -12,5 +12,5 @@ pub mod time;
 
 pub use label::Label;
 pub use paths::Paths;
-pub use settings::{ConnectSettings, DEFAULT as DEFAULT_SETTINGS, InviteSettings, KeyringSettings, Settings};
+pub use settings::{ConnectSettings, DEFAULT as DEFAULT_SETTINGS, InviteSettings, KeySource, KeyringSettings, Settings};
 pub use size::{bytes, parse_bytes, parse_rate, rate};

@@ -46,6 +46,28 @@ pub struct TorSettings {
 pub struct KeyringSettings {
     /// The key file, if it is not next to the keyring.
     pub key_file: Option<PathBuf>,
+    /// Where the key is that opens the keyring.
+    pub source: KeySource,
+}
+
+/// Where the key is that opens the keyring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySource {
+    /// In a file.
+    #[default]
+    KeyFile,
+    /// In the desktop's keychain.
+    Keychain,
+}
+
+impl KeySource {
+    fn as_str(self) -> &'static str {
+        match self {
+            KeySource::KeyFile => "key-file",
+            KeySource::Keychain => "keychain",
+        }
+    }
 }
 
 /// The section `[invite]`.
@@ -102,6 +124,37 @@ impl Settings {
         Self::parse(&text, &file)
     }
 
+    /// The settings file with another `source` under `[keyring]`, and everything else as the user wrote it.
+    pub fn with_key_source(paths: &Paths, source: KeySource) -> Result<String> {
+        let file = paths.settings_file();
+        let text = match fs::read(&file, LIMIT) {
+            Err(error) if error.code() == Code::NotFound => String::new(),
+            other => String::from_utf8_lossy(&other?).into_owned(),
+        };
+        let line = format!("source = \"{}\"", source.as_str());
+        let mut lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.trim() == "[keyring]");
+        match at {
+            Some(at) => {
+                let end = lines[at + 1..].iter().position(|line| line.trim_start().starts_with('[')).map_or(lines.len(), |n| at + 1 + n);
+                let is_source =
+                    |line: &&str| line.trim_start().strip_prefix("source").is_some_and(|rest| rest.trim_start().starts_with('='));
+                match lines[at + 1..end].iter().position(is_source) {
+                    Some(n) => lines[at + 1 + n] = &line,
+                    None => lines.insert(at + 1, &line),
+                }
+            }
+            None => lines.extend(["[keyring]", &line]),
+        }
+        let text = lines.join("\n") + "\n";
+        // What was not understood is left to the one who wrote it.
+        match Settings::parse(&text, &file) {
+            Ok(settings) if settings.keyring.source == source => Ok(text),
+            _ => Err(Error::new(Code::Precondition, format!("cannot set the source of the key in {}", file.display()))
+                .hint(format!("write under [keyring]: {line}"))),
+        }
+    }
+
     fn parse(text: &str, file: &Path) -> Result<Settings> {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -151,6 +204,24 @@ mod tests {
             assert!(error.message().contains(word), "{error}");
             assert!(error.hint_text().unwrap().contains("mv /home/config.toml"));
         }
+    }
+
+    #[test]
+    fn the_source_of_the_key_is_set_and_the_rest_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::find(Some(dir.path())).unwrap();
+        fs::ensure_private_dir(&paths.config).unwrap();
+        assert_eq!(Settings::with_key_source(&paths, KeySource::Keychain).unwrap(), "[keyring]\nsource = \"keychain\"\n");
+        let mine = "# mine\ntimeout = \"5s\"\n[keyring] \n# here\nsource= \"key-file\"\n[tor]\nbridges = []\n";
+        std::fs::write(paths.settings_file(), mine).unwrap();
+        let set = Settings::with_key_source(&paths, KeySource::Keychain).unwrap();
+        assert_eq!(set, mine.replace("source= \"key-file\"", "source = \"keychain\""));
+        std::fs::write(paths.settings_file(), mine.replace("source= \"key-file\"\n", "")).unwrap();
+        assert!(
+            Settings::with_key_source(&paths, KeySource::Keychain).unwrap().contains("[keyring] \nsource = \"keychain\"\n# here\n[tor]")
+        );
+        std::fs::write(paths.settings_file(), "keyring.key_file = \"/x\"\n").unwrap();
+        assert!(Settings::with_key_source(&paths, KeySource::Keychain).unwrap_err().hint_text().unwrap().contains("source = "));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use super::{Keyring, Seed, Unlock};
 use crate::config::fs;
 use crate::encoding::{base64, from_base64};
 use crate::error::{Code, Error, Result};
-use age::{DecryptError, Decryptor, scrypt, x25519};
+use age::{DecryptError, Decryptor, Encryptor, scrypt, x25519};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -72,7 +72,10 @@ pub(super) fn open_text(path: &Path, unlock: &Unlock, key_file: &Path) -> Result
         identity.set_max_work_factor(MAX_WORK_FACTOR);
         decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).map_err(|error| passphrase_failed(path, error))
     } else {
-        let identity = read_key(key_file)?.ok_or_else(|| no_key(path, key_file))?;
+        let identity = match unlock.keychain() {
+            Some(name) => super::keychain::load(name)?,
+            None => read_key(key_file)?.ok_or_else(|| no_key(path, key_file))?,
+        };
         decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).map_err(|error| key_failed(path, key_file, error))
     };
     let mut text = Zeroizing::new(Vec::with_capacity(512));
@@ -83,7 +86,7 @@ pub(super) fn open_text(path: &Path, unlock: &Unlock, key_file: &Path) -> Result
 /// Writes an age file that opens in one of the ways.
 pub(super) fn seal_text(path: &Path, text: &str, how: Protection, unlock: &Unlock, key_file: &Path) -> Result<()> {
     match how {
-        Protection::KeyFile => write_for_key(path, text, key_file),
+        Protection::KeyFile => write_for_key(path, text, unlock, key_file),
         Protection::Passphrase => write_for_passphrase(path, text, &unlock.new_passphrase()?, unlock.work_factor()),
     }
 }
@@ -100,14 +103,36 @@ fn write_for_passphrase(path: &Path, text: &str, passphrase: &SecretString, work
 }
 
 /// Uses the key file that is there, or makes one; the key is on the disk before anything depends on it.
-pub(super) fn seal_with_key(path: &Path, keyring: &Keyring, key_file: &Path) -> Result<()> {
-    write_for_key(path, &text(keyring), key_file)
+pub(super) fn seal_with_key(path: &Path, keyring: &Keyring, unlock: &Unlock, key_file: &Path) -> Result<()> {
+    write_for_key(path, &text(keyring), unlock, key_file)
 }
 
-fn write_for_key(path: &Path, text: &str, key_file: &Path) -> Result<()> {
-    let identity = match read_key(key_file)? {
-        Some(identity) => identity,
-        None => make_key(key_file)?,
+/// Seals so that each of these keys opens it.
+pub(super) fn seal_to(path: &Path, keyring: &Keyring, keys: &[&x25519::Identity]) -> Result<()> {
+    let recipients: Vec<_> = keys.iter().map(|key| key.to_public()).collect();
+    let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+    let mut sealed = Vec::new();
+    let encryptor = Encryptor::with_recipients(recipients).map_err(cannot_seal)?;
+    let mut writer = encryptor.wrap_output(&mut sealed).map_err(cannot_seal)?;
+    writer.write_all(text(keyring).as_bytes()).and_then(|()| writer.finish().map(drop)).map_err(cannot_seal)?;
+    fs::write_private(path, &sealed)
+}
+
+/// The key in a key file that must be there.
+pub(super) fn existing_key(key_file: &Path) -> Result<x25519::Identity> {
+    read_key(key_file)?.ok_or_else(|| Error::new(Code::Keyring, format!("the key file {} is missing", key_file.display())).hint(RESTORE))
+}
+
+/// A key that is not stored anywhere yet.
+pub(super) fn new_key() -> x25519::Identity {
+    x25519::Identity::generate()
+}
+
+fn write_for_key(path: &Path, text: &str, unlock: &Unlock, key_file: &Path) -> Result<()> {
+    let identity = match (unlock.keychain(), read_key(key_file)?) {
+        (Some(name), _) => super::keychain::load(name)?,
+        (None, Some(identity)) => identity,
+        (None, None) => make_key(key_file)?,
     };
     let sealed = age::encrypt(&identity.to_public(), text.as_bytes()).map_err(cannot_seal)?;
     fs::write_private(path, &sealed)
@@ -225,6 +250,6 @@ fn no_key(path: &Path, key_file: &Path) -> Error {
         .hint("restore it from a backup, or say where it is with PORTDISTRICT_KEYRING_KEY_FILE=FILE")
 }
 
-fn cannot_seal(cause: age::EncryptError) -> Error {
+fn cannot_seal(cause: impl std::error::Error) -> Error {
     Error::new(Code::Keyring, "cannot seal the keyring").cause(cause).hint("run `portdistrict doctor`")
 }

@@ -5,6 +5,7 @@
 
 mod enrolment;
 mod file;
+mod keychain;
 mod sealed;
 mod seed;
 mod signature;
@@ -67,7 +68,7 @@ impl Keyring {
         if unlock.has_passphrase_source() {
             file::seal_with_passphrase(&file, &self, &unlock.new_passphrase()?, unlock.work_factor())?;
         } else {
-            file::seal_with_key(&file, &self, &unlock.key_file(paths))?;
+            file::seal_with_key(&file, &self, unlock, &unlock.key_file(paths))?;
         }
         Ok(self)
     }
@@ -78,7 +79,7 @@ impl Keyring {
         let _lock = lock(paths)?;
         let file = paths.keyring_file();
         match file::protection(&file)? {
-            Protection::KeyFile => file::seal_with_key(&file, self, &unlock.key_file(paths)),
+            Protection::KeyFile => file::seal_with_key(&file, self, unlock, &unlock.key_file(paths)),
             Protection::Passphrase => file::seal_with_passphrase(&file, self, &unlock.passphrase()?, unlock.work_factor()),
         }
     }
@@ -122,7 +123,27 @@ impl Keyring {
     /// Seals the stored keyring with a key file again, made if it is missing.
     pub fn unlock_to_keyfile(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
         let _lock = lock(paths)?;
-        file::seal_with_key(&paths.keyring_file(), self, &unlock.key_file(paths))
+        let unlock = unlock.clone().without_keychain();
+        file::seal_with_key(&paths.keyring_file(), self, &unlock, &unlock.key_file(paths))
+    }
+
+    /// Puts a new key into the desktop's keychain and seals the stored keyring with it. `decide` makes the next command look for the
+    /// key there; the key file that `init` made is removed last. At every point in between the old way opens the keyring, or the new one.
+    pub fn lock_with_keychain(&self, paths: &Paths, unlock: &Unlock, decide: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _lock = lock(paths)?;
+        let (file, key, name) = (paths.keyring_file(), file::new_key(), keychain::name(paths));
+        keychain::store(&name, &key)?;
+        if file::protection(&file)? == Protection::KeyFile && unlock.keychain().is_none() {
+            file::seal_to(&file, self, &[&key, &file::existing_key(&unlock.key_file(paths))?])?;
+        }
+        decide()?;
+        file::seal_to(&file, self, &[&key])?;
+        remove_if_there(&paths.keyring_key_file())
+    }
+
+    /// Takes the key out of the keychain, when nothing is sealed with it any more.
+    pub fn forget_keychain(paths: &Paths) -> Result<()> {
+        keychain::remove(&keychain::name(paths))
     }
 
     /// What others seal to this identity.
@@ -208,7 +229,7 @@ fn lock(paths: &Paths) -> Result<fs::Lock> {
 fn remove_if_there(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(Code::Io, format!("the keyring has its passphrase, but its old key file {} is still there", path.display()))
+            Err(Error::new(Code::Io, format!("the keyring opens another way now, but its old key file {} is still there", path.display()))
                 .cause(error)
                 .hint(format!("rm {}", fs::shell_quote(path))))
         }

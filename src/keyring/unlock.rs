@@ -49,6 +49,7 @@ pub struct Unlock {
     passphrase: Option<PassphraseFrom>,
     prompt: Option<Arc<dyn Prompt>>,
     work_factor: Option<u8>,
+    keychain: Option<String>,
 }
 
 impl Unlock {
@@ -74,6 +75,27 @@ impl Unlock {
     pub fn or_key_file(mut self, path: Option<PathBuf>) -> Self {
         self.key_file = self.key_file.or(path);
         self
+    }
+
+    /// Takes the key from the desktop's keychain, unless a key file was named; for what the settings say.
+    #[must_use]
+    pub fn or_keychain(mut self, paths: &Paths) -> Self {
+        if self.key_file.is_none() {
+            self.keychain = Some(super::keychain::name(paths));
+        }
+        self
+    }
+
+    /// Takes the key from a file again.
+    #[must_use]
+    pub fn without_keychain(mut self) -> Self {
+        self.keychain = None;
+        self
+    }
+
+    /// Under which name the key is in the keychain, if it is there.
+    pub fn keychain(&self) -> Option<&str> {
+        self.keychain.as_deref()
     }
 
     /// Reads the passphrase here; wins over the environment.

@@ -186,3 +186,48 @@ fn a_rotated_identity_keeps_machines_and_peers() {
     assert!(shown.contains("by a rotation that both keys signed"), "{shown}");
     assert!(anna.run(["peer", "add", blob, "--json"]).json()["outcome"] == "known");
 }
+
+#[test]
+fn where_there_is_no_keychain_it_is_said_and_nothing_changes() {
+    let home = Home::new();
+    let id = home.line("init --json").json()["id"].clone();
+    let stderr = home.line("identity lock --keychain").fails(6);
+    assert!(stderr.contains("no keychain answers in this session") && stderr.contains("hint:"), "{stderr}");
+    assert!(!home.path().join("config/config.toml").exists());
+    assert_eq!(home.line("identity show --json").json()["id"], id);
+    // A home whose key is in a keychain that is away.
+    std::fs::write(home.path().join("config/config.toml"), "[keyring]\nsource = \"keychain\"\n").unwrap();
+    assert!(home.line("identity show").fails(6).contains("no keychain answers"));
+    let key = home.path().join("data/keyring.key");
+    assert_eq!(home.run(["identity", "show", "--json", "--key-file", key.to_str().unwrap()]).json()["id"], id);
+}
+
+/// With Debian's gnome-keyring on a session bus of its own, where it is installed.
+#[test]
+fn a_keychain_holds_the_key_and_gives_it_back() {
+    let there = |tool: &str| std::process::Command::new(tool).arg("--version").output().is_ok();
+    if !there("gnome-keyring-daemon") || !there("dbus-run-session") {
+        assert!(std::env::var_os("CI").is_none(), "gnome-keyring or dbus-daemon is missing, which the keychain's test needs");
+        eprintln!("skipped: gnome-keyring or dbus-daemon is not installed");
+        return;
+    }
+    let home = Home::new();
+    let id = home.line("init --json").json()["id"].clone();
+    let script = "printf secret | gnome-keyring-daemon --unlock --components=secrets >&2 || exit 90
+        portdistrict identity lock --keychain --json > locked.json || exit 91
+        test ! -e home/data/keyring.key || exit 92
+        portdistrict identity show --json > shown.json || exit 93
+        portdistrict ledger log --json > /dev/null || exit 94
+        portdistrict identity rotate --yes --json > rotated.json || exit 95
+        portdistrict identity show --json > after.json || exit 96
+        portdistrict identity unlock --json > unlocked.json || exit 97";
+    let ran = Ran::of(home.shell(&format!("XDG_RUNTIME_DIR=$PWD dbus-run-session -- sh -c '{script}'")));
+    assert_eq!(ran.status, Some(0), "{ran}");
+    let read =
+        |name: &str| -> serde_json::Value { serde_json::from_str(&std::fs::read_to_string(home.work().join(name)).unwrap()).unwrap() };
+    assert_eq!((&read("shown.json")["id"], &read("shown.json")["protection"]), (&id, &"keychain".into()));
+    assert_eq!(read("after.json")["id"], read("rotated.json")["new"]);
+    // Out of the session, and out of the keychain.
+    assert_eq!(home.line("identity show --json").json()["protection"], "key-file");
+    assert!(std::fs::read_to_string(home.path().join("config/config.toml")).unwrap().contains("source = \"key-file\""));
+}

@@ -130,7 +130,6 @@ impl<'a> Board<'a> {
                 self.entries.pop_front();
             }
         }
-        self.attend()?;
         Ok(machines)
     }
 
@@ -141,9 +140,10 @@ impl<'a> Board<'a> {
         let sight = Sight::of(self.cx, seen)?;
         self.trends.entry(sight.label.clone()).or_default().read(sight.live.as_ref(), Instant::now());
         self.machines[place] = sight;
-        self.attend()
+        Ok(())
     }
 
+    /// Works out what needs attention; once for all answers that came together, since it reads every grant.
     fn attend(&mut self) -> Result<()> {
         self.attention = survey(self.cx, &self.machines)?.attention;
         Ok(())
@@ -311,6 +311,7 @@ async fn show(call: &Call, cx: &Context, board: &mut Board<'_>, every: Duration)
             seen = asking.answer() => board.take(seen)?,
             act = screen.act() => if act == Act::Quit { return Ok(()) },
             () = async { match draw_at { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
+                board.attend()?;
                 let size = Screen::size();
                 screen.draw(frame(&board.picture(every), size, &painter), size)?;
                 draw_at = None;
@@ -378,6 +379,7 @@ async fn write(call: &Call, cx: &Context, board: &mut Board<'_>, every: Duration
 
 /// False once the reader has gone.
 fn tell(call: &Call, cx: &Context, board: &mut Board<'_>) -> Result<bool> {
+    board.attend()?;
     let entries = std::mem::take(&mut board.news);
     let rated = |sight| Rated::of(sight, &board.trends);
     call.out.json_line(&Document {
