@@ -3,7 +3,7 @@
 //!
 //! What the spans of one key say is read in the order of their clocks, then authors, which is the same on every device. One that
 //! arrives after a later one makes its key be read anew, so the tables do not depend on the order of arrival. Therefore a span
-//! changes nothing but rows of its own key, and without a key it changes nothing.
+//! changes nothing but rows of its own key, and without a key it changes nothing. (Peers put their events in order themselves.)
 
 use super::devices;
 use super::kinds::{self, Body};
