@@ -13,7 +13,7 @@ use crate::attest::{Policy, eventlog};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
-use crate::ledger::Span;
+use crate::ledger::{Span, check_line};
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
@@ -56,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image_manifest", run: image_manifest },
     Target { name: "invite_blob", run: invite_blob },
     Target { name: "launch_firmware", run: launch_firmware },
+    Target { name: "ledger_line", run: ledger_line },
     Target { name: "lease_decode", run: lease_decode },
     Target { name: "machine_metadata", run: machine_metadata },
     Target { name: "revocation_decode", run: revocation_decode },
@@ -135,6 +136,10 @@ pub fn cbor_map(data: &[u8]) {
 pub fn canonical_json(data: &[u8]) {
     if let Ok(value) = json::from_canonical::<serde_json::Value>(data, 4096) {
         assert_eq!(json::canonical(&value).ok().as_deref(), Some(data));
+    }
+    // The scan without a value agrees, and knows whole numbers only.
+    if data.len() <= 4096 && json::is_canonical(data) {
+        assert!(json::from_canonical::<serde_json::Value>(data, 4096).is_ok());
     }
 }
 
@@ -343,6 +348,11 @@ pub fn session_messages(data: &[u8]) {
 }
 
 /// What is accepted is the one spelling.
+pub fn ledger_line(data: &[u8]) {
+    check_line(data);
+}
+
+/// What is accepted is the one spelling.
 pub fn span_decode(data: &[u8]) {
     if let Ok(span) = Span::decode(data) {
         assert_eq!(span.encode().ok().as_deref(), Some(data));
@@ -435,6 +445,10 @@ mod tests {
                 .encode(),
         );
         seeds.push([&[2, 0, 0, 0][..], &[0; 1180]].concat());
+        let (key, signature) = ("A".repeat(43), "A".repeat(86));
+        seeds.push(format!("{{\"id\":\"{key}\",\"signature\":\"{signature}\",\"span\":{{\"v\":1}}}}").into_bytes());
+        seeds.push(format!("{{\"author\":\"{key}\",\"id\":\"{key}\",\"seq\":1,\"signature\":\"{signature}\"}}").into_bytes());
+        seeds.push(format!("{{\"blake3\":\"{key}\",\"count\":1}}").into_bytes());
         seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
         seeds.push([&[0; 32][..], &[9; 32]].concat());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());

@@ -66,6 +66,16 @@ pub(super) fn kinds() -> ArgValueCandidates {
     ArgValueCandidates::new(|| crate::ledger::kinds::KNOWN.iter().map(CompletionCandidate::new).collect())
 }
 
+/// What the newest spans are about.
+pub(super) fn keys() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let filter = crate::ledger::Filter { limit: Some(200), ..Default::default() };
+        let entries = ledger().and_then(|ledger| ledger.log(&filter).ok()).unwrap_or_default();
+        let keys: std::collections::BTreeSet<String> = entries.iter().filter_map(crate::ledger::Entry::key).collect();
+        keys.into_iter().map(CompletionCandidate::new).collect()
+    })
+}
+
 /// Ids of the newest spans, newest first.
 pub(super) fn spans() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {

@@ -92,7 +92,7 @@ fn keyring(cx: &Context) -> Check {
 }
 
 fn ledger(paths: &Paths) -> Check {
-    match verify_file(&paths.ledger_file()) {
+    match verify_file(&paths.ledger_file(), false) {
         Ok(report) if report.is_ok() => Check::pass("ledger", format!("{} entries hold", report.spans)),
         Ok(report) => {
             let what = report

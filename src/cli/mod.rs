@@ -5,6 +5,7 @@
 
 mod attest;
 mod blob;
+mod carry;
 mod complete;
 mod demo;
 mod device;

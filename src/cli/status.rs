@@ -114,10 +114,8 @@ pub(super) fn survey(cx: &Context, machines: &[Sight]) -> Result<Survey> {
     let now = cx.now();
     let ledger = cx.ledger()?;
     // What was lent on a machine that is gone cannot be used any more.
-    let usable = |grant: &&GrantRow| {
-        grant.is_live(now) && grant.node.as_ref().is_none_or(|node| machines.iter().any(|machine| machine.label == *node))
-    };
-    let grants: Vec<Lent> = ledger.grants()?.iter().filter(usable).map(|grant| Lent::of(grant, machines)).collect();
+    let usable = |grant: &&GrantRow| grant.node.as_ref().is_none_or(|node| machines.iter().any(|machine| machine.label == *node));
+    let grants: Vec<Lent> = ledger.live_grants(now)?.iter().filter(usable).map(|grant| Lent::of(grant, machines)).collect();
     let exits: Vec<Borrowed> = ledger.exits()?.into_iter().map(|exit| Borrowed::of(exit, now)).collect();
     let mut attention = attention(machines, &grants, &exits, now);
     for label in machine::leftovers(cx)? {

@@ -1,5 +1,6 @@
 //! Canonical JSON (RFC 8785) for spans, envelopes and exports.
 
+pub use super::scan::{MAX_INTEGER, is_canonical};
 use crate::error::{Code, Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

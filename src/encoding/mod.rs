@@ -4,6 +4,7 @@
 pub mod cbor;
 pub mod json;
 pub mod onion;
+mod scan;
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 

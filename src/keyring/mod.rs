@@ -15,6 +15,7 @@ pub use enrolment::Enrolment;
 pub use file::Protection;
 pub use sealed::{open, seal};
 pub use seed::{Purpose, Seed, x25519_public};
+pub(crate) use signature::message;
 pub use signature::{sign, verify};
 pub use unlock::{PassphraseFrom, Prompt, Terminal, Unlock};
 

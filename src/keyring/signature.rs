@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 /// What is really signed: the type in front keeps a signature from meaning something else elsewhere.
-fn message(typ: &str, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn message(typ: &str, payload: &[u8]) -> Vec<u8> {
     [b"portdistrict/", typ.as_bytes(), b"/v1\n", payload].concat()
 }
 

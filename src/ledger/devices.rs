@@ -15,9 +15,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub(super) const SCHEMA: &str = "
-CREATE TABLE rotations (old TEXT PRIMARY KEY, new TEXT NOT NULL, statement BLOB NOT NULL, ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE rotations (
+  old TEXT NOT NULL, new TEXT NOT NULL, statement BLOB NOT NULL, ms INTEGER NOT NULL, PRIMARY KEY (old, new)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE certificates (
+  old TEXT NOT NULL, new TEXT NOT NULL, device TEXT NOT NULL, cert TEXT NOT NULL, PRIMARY KEY (old, new, device)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE described (key TEXT PRIMARY KEY, name TEXT, version TEXT, cert TEXT, since_ms INTEGER) STRICT, WITHOUT ROWID;
 CREATE TABLE devices (
-  key TEXT PRIMARY KEY, name TEXT, version TEXT, enrolment TEXT, cert TEXT, code TEXT, since_ms INTEGER, revoked_at INTEGER, last INTEGER, reason TEXT
+  key TEXT PRIMARY KEY, name TEXT, enrolment TEXT, cert TEXT, code TEXT, since_ms INTEGER, revoked_at INTEGER, last INTEGER, reason TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE device_codes (id TEXT PRIMARY KEY, hash TEXT NOT NULL, expires INTEGER NOT NULL, name TEXT) STRICT, WITHOUT ROWID;
 ";
@@ -64,9 +70,19 @@ pub struct DeviceCode {
     pub used_by: Option<B64<32>>,
 }
 
-const DEVICES: &str = "SELECT key, name, version, enrolment, cert, code, coalesce(since_ms, 0),
-    (SELECT ms FROM spans WHERE author = devices.key ORDER BY seq DESC LIMIT 1),
-    (SELECT max(seq) FROM spans WHERE author = devices.key), revoked_at, reason FROM devices";
+/// What devices say of themselves (`described`) and what is said of them (`devices`), as one row each. Of several certificates the
+/// one by the newest identity.
+const DEVICES: &str = "SELECT key, name, version, enrolment, cert, code, coalesce(since_ms, 0), seen_ms, seq, revoked_at, reason FROM (
+  SELECT every.key, coalesce(d.name, a.name) AS name, d.version, a.enrolment, a.code, a.revoked_at, a.reason,
+    coalesce((SELECT c.cert FROM certificates c JOIN rotations r USING (old, new) WHERE c.device = every.key
+      AND r.new = (SELECT min(new) FROM rotations WHERE old = r.old) ORDER BY r.ms DESC LIMIT 1), d.cert, a.cert) AS cert,
+    coalesce(min(d.since_ms, a.since_ms), d.since_ms, a.since_ms) AS since_ms,
+    (SELECT ms FROM spans WHERE author = every.key ORDER BY seq DESC LIMIT 1) AS seen_ms,
+    (SELECT max(seq) FROM spans WHERE author = every.key) AS seq
+  FROM (SELECT key FROM described UNION SELECT key FROM devices) AS every
+    LEFT JOIN described d USING (key) LEFT JOIN devices a USING (key))";
+/// What took the place of an identity: of two rotations, made on two devices at once, the lesser new key holds on both.
+const NEXT: &str = "FROM rotations WHERE old = ?1 ORDER BY new LIMIT 1";
 
 impl Ledger {
     /// The identity that this ledger belongs to now: the first one, or what took its place.
@@ -77,8 +93,16 @@ impl Ledger {
     /// Every identity that this ledger ever belonged to, oldest first.
     pub fn identities(&self) -> Result<Vec<B64<32>>> {
         let mut all: Vec<B64<32>> = self.identity()?.into_iter().collect();
+        // The first chain here may be of a device that joined after a rotation.
+        while let Some(first) = all.first() {
+            let before = self.rows("SELECT min(old) FROM rotations WHERE new = ?1", [first.to_string()], |row| parsed_some(row, 0))?;
+            match before.first() {
+                Some(Some(before)) if !all.contains(before) => all.insert(0, *before),
+                _ => break,
+            }
+        }
         while let Some(last) = all.last() {
-            let next = self.rows("SELECT new FROM rotations WHERE old = ?1", [last.to_string()], |row| parsed(row, 0))?;
+            let next = self.rows(&format!("SELECT new {NEXT}"), [last.to_string()], |row| parsed(row, 0))?;
             match next.first() {
                 Some(next) if !all.contains(next) => all.push(*next),
                 _ => break,
@@ -91,7 +115,7 @@ impl Ledger {
     pub fn rotations(&self) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
         for old in self.identities()? {
-            all.extend(self.rows("SELECT statement FROM rotations WHERE old = ?1", [old.to_string()], |row| row.get(0))?);
+            all.extend(self.rows(&format!("SELECT statement {NEXT}"), [old.to_string()], |row| row.get(0))?);
         }
         Ok(all)
     }
@@ -141,38 +165,87 @@ pub(super) fn rotation_holds(body: &IdentityRotated) -> bool {
         .is_ok_and(|signed| signed.verify() && signed.rotation().old == body.old.0 && signed.rotation().new == body.new.0)
 }
 
+/// The identity key that a span takes out of use and the one that it puts in its place; none if it is of another kind.
+pub(super) fn rotation_of(span: &Span) -> Result<Option<(B64<32>, B64<32>)>, String> {
+    if span.kind != IdentityRotated::KIND {
+        return Ok(None);
+    }
+    match kinds::parse::<IdentityRotated>(&span.body) {
+        Ok(body) if rotation_holds(&body) => Ok(Some((body.old, body.new))),
+        _ => Err("the rotation of the identity in it does not hold".to_owned()),
+    }
+}
+
+/// Every identity that rotations link to this one, in either direction.
+pub(super) fn linked(identity: B64<32>, rotations: &[(B64<32>, B64<32>)]) -> Vec<B64<32>> {
+    let mut linked = vec![identity];
+    loop {
+        let next = rotations.iter().find_map(|(old, new)| match (linked.contains(old), linked.contains(new)) {
+            (true, false) => Some(*new),
+            (false, true) => Some(*old),
+            _ => None,
+        });
+        match next {
+            Some(next) => linked.push(next),
+            None => return linked,
+        }
+    }
+}
+
+/// Every rotation that is here.
+pub(super) fn all_rotations(conn: &Connection) -> rusqlite::Result<Vec<(B64<32>, B64<32>)>> {
+    conn.prepare_cached("SELECT old, new FROM rotations")?.query_map([], |row| Ok((parsed(row, 0)?, parsed(row, 1)?)))?.collect()
+}
+
+/// The device that a span revokes, and the number of its last span that counts; none if none does.
+pub(super) fn revokes(span: &Span) -> Option<(B64<32>, Option<u64>)> {
+    let body: DeviceRevoked = kinds::parse(&span.body).ok().filter(|_| span.kind == DeviceRevoked::KIND)?;
+    Some((body.device, body.last))
+}
+
+/// Whether a device was revoked, and the number of its last span that counts; an inner none if none does.
+pub(super) fn revocation(conn: &Connection, device: &B64<32>) -> rusqlite::Result<Option<Option<u64>>> {
+    let last = |row: &Row<'_>| Ok(row.get::<_, Option<i64>>(0)?.and_then(|last| u64::try_from(last).ok()));
+    let sql = "SELECT last FROM devices WHERE key = ?1 AND revoked_at IS NOT NULL";
+    conn.prepare_cached(sql)?.query_row([device.to_string()], last).optional()
+}
+
 /// What one span changes. A body that its kind does not allow changes nothing.
 pub(super) fn apply(conn: &Connection, span: &Span) -> rusqlite::Result<()> {
     let ms = i64::try_from(span.hlc.ms).unwrap_or(i64::MAX);
     match span.kind.as_str() {
         IdentityCreated::KIND => with(span, |body: IdentityCreated| {
-            row(conn, &body.device)?;
-            conn.prepare_cached("UPDATE devices SET since_ms = min(coalesce(since_ms, ?2), ?2), cert = coalesce(cert, ?3) WHERE key = ?1")?
-                .execute(params![body.device.to_string(), ms, body.cert.to_string()])
-        }),
-        IdentityRotated::KIND => with(span, |body: IdentityRotated| {
-            if !rotation_holds(&body) {
+            if body.device != span.author {
                 return Ok(0);
             }
-            for one in &body.devices {
-                row(conn, &one.device)?;
-                conn.prepare_cached("UPDATE devices SET cert = ?2 WHERE key = ?1")?
-                    .execute([one.device.to_string(), one.cert.to_string()])?;
-            }
-            // Of two rotations of one key, made on two devices at once, the lesser new key holds on both.
-            conn.prepare_cached(
-                "INSERT INTO rotations (old, new, statement, ms) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (old) DO UPDATE
-                 SET new = excluded.new, statement = excluded.statement, ms = excluded.ms WHERE excluded.new < new",
-            )?
-            .execute(params![body.old.to_string(), body.new.to_string(), body.statement.0, ms])
-        }),
-        DeviceDescribed::KIND => with(span, |body: DeviceDescribed| {
-            row(conn, &span.author)?;
-            conn.prepare_cached("UPDATE devices SET name = ?2, version = ?3 WHERE key = ?1")?.execute([
-                span.author.to_string(),
-                body.name.to_string(),
-                body.version,
+            conn.prepare_cached("INSERT OR IGNORE INTO described (key, cert, since_ms) VALUES (?1, ?2, ?3)")?.execute(params![
+                body.device.to_string(),
+                body.cert.to_string(),
+                ms
             ])
+        }),
+        IdentityRotated::KIND => {
+            with(span, |body: IdentityRotated| {
+                if !rotation_holds(&body) {
+                    return Ok(0);
+                }
+                let (old, new) = (body.old.to_string(), body.new.to_string());
+                for one in &body.devices {
+                    conn.prepare_cached("INSERT OR IGNORE INTO certificates (old, new, device, cert) VALUES (?1, ?2, ?3, ?4)")?
+                        .execute([&old, &new, &one.device.to_string(), &one.cert.to_string()])?;
+                }
+                conn.prepare_cached("INSERT OR IGNORE INTO rotations (old, new, statement, ms) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                    old,
+                    new,
+                    body.statement.0,
+                    ms
+                ])
+            })
+        }
+        DeviceDescribed::KIND => with(span, |body: DeviceDescribed| {
+            let sql = "INSERT INTO described (key, name, version) VALUES (?1, ?2, ?3)
+                       ON CONFLICT (key) DO UPDATE SET name = excluded.name, version = excluded.version";
+            conn.prepare_cached(sql)?.execute([span.author.to_string(), body.name.to_string(), body.version])
         }),
         DeviceInvited::KIND => with(span, |body: DeviceInvited| {
             conn.prepare_cached("INSERT OR IGNORE INTO device_codes (id, hash, expires, name) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
@@ -185,14 +258,19 @@ pub(super) fn apply(conn: &Connection, span: &Span) -> rusqlite::Result<()> {
         DeviceApproved::KIND => with(span, |body: DeviceApproved| approved(conn, &body, ms)),
         DeviceRevoked::KIND => with(span, |body: DeviceRevoked| {
             row(conn, &body.device)?;
-            // The first revocation counts; a later one cannot move its time.
-            conn.prepare_cached("UPDATE devices SET revoked_at = ?2, last = ?3, reason = ?4 WHERE key = ?1 AND revoked_at IS NULL")?
-                .execute(params![
-                    body.device.to_string(),
-                    i64::try_from(body.at).unwrap_or(i64::MAX),
-                    body.last.and_then(|last| i64::try_from(last).ok()),
-                    body.reason
-                ])
+            let last = revocation(conn, &body.device)?.map_or(body.last, |known| known.min(body.last));
+            // The first revocation counts; a later one cannot move its time. Of their last spans the least: what any of them
+            // refuses does not count.
+            conn.prepare_cached(
+                "UPDATE devices SET reason = iif(revoked_at IS NULL, ?4, reason), revoked_at = coalesce(revoked_at, ?2), last = ?3
+                 WHERE key = ?1",
+            )?
+            .execute(params![
+                body.device.to_string(),
+                i64::try_from(body.at).unwrap_or(i64::MAX),
+                last.and_then(|last| i64::try_from(last).ok()),
+                body.reason
+            ])
         }),
         _ => Ok(()),
     }
@@ -202,7 +280,7 @@ fn with<T: Body>(span: &Span, change: impl FnOnce(T) -> rusqlite::Result<usize>)
     kinds::parse(&span.body).map_or(Ok(()), |body| change(body).map(drop))
 }
 
-/// A device is known as soon as anything is said of it.
+/// A device is known as soon as another one says anything of it.
 fn row(conn: &Connection, key: &B64<32>) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT OR IGNORE INTO devices (key) VALUES (?1)")?.execute([key.to_string()]).map(drop)
 }
@@ -221,8 +299,7 @@ fn approved(conn: &Connection, body: &DeviceApproved, ms: i64) -> rusqlite::Resu
 
 /// A device that was revoked writes nothing more.
 pub(super) fn admit_author(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Result<()>> {
-    let gone = conn.prepare_cached("SELECT 1 FROM devices WHERE key = ?1 AND revoked_at IS NOT NULL")?.exists([author.to_string()])?;
-    Ok(if gone { Err(revoked(author)) } else { Ok(()) })
+    Ok(revocation(conn, author)?.map_or(Ok(()), |_| Err(revoked(author))))
 }
 
 /// What the ledger says about the identity and its devices must allow the next step.
@@ -235,7 +312,8 @@ pub(super) fn admit(conn: &Connection, author: &B64<32>, kind: &str, body: &Map<
         })?,
         DeviceApproved::KIND => parse_then(body, |body: DeviceApproved| admit_approval(conn, &body))?,
         DeviceRevoked::KIND => parse_then(body, |body: DeviceRevoked| {
-            let there = conn.prepare_cached("SELECT 1 FROM devices WHERE key = ?1")?.exists([body.device.to_string()])?;
+            let sql = "SELECT 1 FROM described WHERE key = ?1 UNION ALL SELECT 1 FROM devices WHERE key = ?1";
+            let there = conn.prepare_cached(sql)?.exists([body.device.to_string()])?;
             Ok(missing(there, "device", &body.device.to_string(), "portdistrict device list"))
         })?,
         _ => Ok(()),

@@ -49,12 +49,14 @@ const PASSED_ON: &str = "SELECT id, parent, name, node_key, exit, caveat, expire
 impl Ledger {
     /// Every grant that a holder made of another one, the newest first.
     pub fn passed_on(&self) -> Result<Vec<PassedOn>> {
-        self.rows(&format!("{PASSED_ON} ORDER BY pos DESC"), [], passed_on)
+        self.rows(&format!("{PASSED_ON} ORDER BY made_ms DESC, made_n DESC"), [], passed_on)
     }
 
     /// One of them, by its id or by whom it is for; of several, the newest that was not taken back.
     pub fn one_passed_on(&self, name_or_id: &str) -> Result<PassedOn> {
-        let sql = format!("{PASSED_ON} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC, revoked_at IS NULL DESC, pos DESC LIMIT 1");
+        let sql = format!(
+            "{PASSED_ON} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC, revoked_at IS NULL DESC, made_ms DESC, made_n DESC LIMIT 1"
+        );
         let found = self.rows(&sql, [name_or_id], passed_on)?;
         found.into_iter().next().ok_or_else(|| not_found("grant", name_or_id, "portdistrict grant list"))
     }

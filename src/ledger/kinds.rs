@@ -1,5 +1,6 @@
 //! What spans say: one struct per kind this version knows. Fields added later must be optional; unknown ones are ignored.
 
+use super::audience::Visibility;
 use super::span::B64;
 use crate::config::Label;
 use crate::encoding::{base64, from_base64};
@@ -50,6 +51,9 @@ macro_rules! kinds {
 
         /// Refuses to record a known kind without its fields; an unknown kind passes.
         pub(super) fn check(kind: &str, body: &Map<String, Value>) -> Result<()> {
+            if Visibility::of(body).is_none() {
+                return Err(Error::new(Code::Failed, format!("cannot record {kind}: its member `for` names no audience")));
+            }
             match kind {
                 $($kind => parse::<$name>(body).map(|_| ()),)*
                 _ => Ok(()),
@@ -246,6 +250,20 @@ kinds! {
         address: String,
         /// The node's Noise key.
         node_key: B64<32>,
+    }
+
+    /// The operator wrote something down.
+    NoteWritten = "note.written" {
+        /// In words.
+        text: String,
+    }
+
+    /// Who is in a group that spans can be shared with.
+    GroupSet = "group.set" {
+        /// The group.
+        name: Label,
+        /// Ids of peers; none to dissolve it.
+        members: Vec<String>,
     }
 
     /// What may be done from now on.
@@ -535,7 +553,7 @@ impl GrantLimits {
 
 /// The body as its struct.
 pub fn parse<T: Body>(body: &Map<String, Value>) -> Result<T> {
-    serde_json::from_value(Value::Object(body.clone())).map_err(|error| {
+    T::deserialize(body).map_err(|error| {
         Error::new(Code::Ledger, format!("the body of {} lacks something", T::KIND)).cause(error).hint("upgrade portdistrict")
     })
 }

@@ -24,10 +24,11 @@ CREATE TABLE peers (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX peers_by_name ON peers (name);
 CREATE TABLE peer_events (
-  span TEXT NOT NULL, peer TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, event TEXT NOT NULL, body TEXT NOT NULL,
+  span TEXT NOT NULL, peer TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, author TEXT NOT NULL, event TEXT NOT NULL,
+  body TEXT NOT NULL,
   PRIMARY KEY (span, peer)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX peer_events_by_peer ON peer_events (peer, ms, n);
+CREATE INDEX peer_events_by_peer ON peer_events (peer, ms, n, author);
 CREATE TABLE peer_faults (span TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
@@ -185,7 +186,7 @@ impl Ledger {
 
     /// Everything that ever happened to a peer, oldest first, also what came before it was forgotten.
     pub fn peer_history(&self, id: &str) -> Result<Vec<PeerEvent>> {
-        let sql = "SELECT ms, event, body, span FROM peer_events WHERE peer = ?1 ORDER BY ms, n, span";
+        let sql = "SELECT ms, event, body, span FROM peer_events WHERE peer = ?1 ORDER BY ms, n, author, span";
         self.rows(sql, [id], |row| {
             let body = serde_json::from_str(row.get_ref(2)?.as_str()?).unwrap_or_default();
             Ok(PeerEvent { ms: uint(row, 0)?, event: row.get(1)?, body, span: parsed(row, 3)? })
@@ -227,6 +228,11 @@ fn broken(row: &Row<'_>, error: &rusqlite::Error) -> String {
     format!("the row of peer {:?} is damaged: {error}", id.chars().take(40).collect::<String>())
 }
 
+/// Whether spans of this kind may be applied in any order, and more than once.
+pub(super) fn takes_any_order(kind: &str) -> bool {
+    kind.starts_with("peer.")
+}
+
 /// Keeps one span of a peer and makes the rows anew that it concerns.
 pub(super) fn apply(conn: &Connection, id: &str, span: &Span) -> rusqlite::Result<()> {
     let events = match events(span) {
@@ -237,8 +243,10 @@ pub(super) fn apply(conn: &Connection, id: &str, span: &Span) -> rusqlite::Resul
     };
     for (peer, event, body) in events {
         let (ms, n) = (i64::try_from(span.hlc.ms).unwrap_or(i64::MAX), i64::try_from(span.hlc.n).unwrap_or(i64::MAX));
-        conn.prepare_cached("INSERT OR REPLACE INTO peer_events (span, peer, ms, n, event, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![id, peer, ms, n, event, Value::Object(body).to_string()])?;
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO peer_events (span, peer, ms, n, author, event, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![id, peer, ms, n, span.author.to_string(), event, Value::Object(body).to_string()])?;
         fold(conn, &peer)?;
     }
     Ok(())
@@ -279,7 +287,8 @@ struct Folded {
 
 /// Makes the row of a peer from its events.
 fn fold(conn: &Connection, id: &str) -> rusqlite::Result<()> {
-    let mut statement = conn.prepare_cached("SELECT ms, event, body, span FROM peer_events WHERE peer = ?1 ORDER BY ms, n, span")?;
+    let mut statement =
+        conn.prepare_cached("SELECT ms, event, body, span FROM peer_events WHERE peer = ?1 ORDER BY ms, n, author, span")?;
     let mut rows = statement.query([id])?;
     let mut now: Option<Folded> = None;
     while let Some(row) = rows.next()? {

@@ -54,7 +54,7 @@ fn tables(spans: &[Span]) -> Connection {
 
 fn dump(conn: &Connection) -> Vec<String> {
     let mut all = Vec::new();
-    for (table, columns) in [("peers", 13), ("peer_events", 6), ("peer_faults", 2)] {
+    for (table, columns) in [("peers", 13), ("peer_events", 7), ("peer_faults", 2)] {
         let mut statement = conn.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
         let row = |row: &Row<'_>| (0..columns).map(|n| row.get::<_, rusqlite::types::Value>(n)).collect::<rusqlite::Result<Vec<_>>>();
         all.extend(statement.query_map([], row).unwrap().map(|row| format!("{table} {:?}", row.unwrap())));

@@ -1,44 +1,80 @@
 //! The one path from spans to tables that answer questions (LT2). A cursor says how far it has come; the tables may be
 //! dropped at any time and are made again from the spans.
+//!
+//! What the spans of one key say is read in the order of their clocks, then authors, which is the same on every device. One that
+//! arrives after a later one makes its key be read anew, so the tables do not depend on the order of arrival. Therefore a span
+//! changes nothing but rows of its own key, and without a key it changes nothing. (Peers put their events in order themselves.)
 
 use super::devices;
 use super::kinds::{self, Body};
-use super::peers;
 use super::span::{B64, Span};
+use super::{dag, keys, parallel, peers};
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
+use std::collections::{BTreeSet, HashMap};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 8;
+const VERSION: i64 = 9;
+
+/// A table that spans fill.
+pub(super) struct Table {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The noun of the keys it is about, and the column with their names; none for what is about the history itself.
+    key: Option<(&'static str, &'static str)>,
+    /// All that it says, in one order, with authors by name: their numbers depend on who arrived first.
+    pub(super) dump: &'static str,
+}
+
+const fn about(name: &'static str, noun: &'static str, column: &'static str, dump: &'static str) -> Table {
+    Table { name, key: Some((noun, column)), dump }
+}
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [&str; 20] = [
-    "heads",
-    "machines",
-    "grants",
-    "reuses",
-    "exits",
-    "pins",
-    "proofs",
-    "proved",
-    "points",
-    "policies",
-    "rules_heard",
-    "peers",
-    "peer_events",
-    "peer_faults",
-    "passed_on",
-    "deliveries",
-    "leases",
-    "rotations",
-    "devices",
-    "device_codes",
+pub(super) const TABLES: [Table; 26] = [
+    Table { name: "chains", key: None, dump: "SELECT author FROM chains ORDER BY 1" },
+    Table { name: "heads", key: None, dump: "SELECT * FROM heads ORDER BY 1" },
+    Table {
+        name: "known",
+        key: None,
+        dump: "SELECT a.author, b.author, seq, upto FROM known JOIN chains a ON a.n = known.chain JOIN chains b ON b.n = known.other ORDER BY 1, 2, 3",
+    },
+    Table { name: "keys", key: None, dump: "SELECT pos, key, author, seq FROM keys JOIN chains ON chains.n = keys.chain ORDER BY 1" },
+    about("machines", "machine", "label", "SELECT * FROM machines ORDER BY 1"),
+    about("grants", "grant", "id", "SELECT * FROM grants ORDER BY 1"),
+    about("reuses", "grant", "id", "SELECT * FROM reuses ORDER BY 1, 2"),
+    about("exits", "exit", "name", "SELECT * FROM exits ORDER BY 1"),
+    about("pins", "node", "address", "SELECT * FROM pins ORDER BY 1"),
+    about("proofs", "evidence", "node_key", "SELECT * FROM proofs ORDER BY 1"),
+    about("proved", "evidence", "node_key", "SELECT * FROM proved ORDER BY 1"),
+    about("points", "evidence", "node_key", "SELECT * FROM points ORDER BY 1, 2"),
+    about("groups", "group", "name", "SELECT * FROM groups ORDER BY 1, 2"),
+    // One key for all, so no column names it.
+    about("policies", "policy", "'owner'", "SELECT * FROM policies ORDER BY 1"),
+    about("rules_heard", "rules", "node_key", "SELECT * FROM rules_heard ORDER BY 1"),
+    about("passed_on", "grant", "id", "SELECT * FROM passed_on ORDER BY 1"),
+    about("deliveries", "grant", "id", "SELECT * FROM deliveries ORDER BY 1, 2"),
+    about("leases", "lease", "node_key", "SELECT * FROM leases ORDER BY 1"),
+    about("rotations", "identity", "old", "SELECT * FROM rotations ORDER BY 1, 2"),
+    about("certificates", "identity", "old", "SELECT * FROM certificates ORDER BY 1, 2, 3"),
+    about("described", "chain", "key", "SELECT * FROM described ORDER BY 1"),
+    about("devices", "device", "key", "SELECT * FROM devices ORDER BY 1"),
+    about("device_codes", "code", "id", "SELECT * FROM device_codes ORDER BY 1"),
+    // Made of events that are put in order there, and one span may be an event of two peers: nothing to clear.
+    Table { name: "peers", key: None, dump: "SELECT * FROM peers ORDER BY 1" },
+    Table { name: "peer_events", key: None, dump: "SELECT * FROM peer_events ORDER BY 1, 2" },
+    Table { name: "peer_faults", key: None, dump: "SELECT * FROM peer_faults ORDER BY 1" },
 ];
 
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
-CREATE TABLE heads (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE chains (n INTEGER PRIMARY KEY, author TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE heads (author TEXT PRIMARY KEY, id TEXT NOT NULL, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE known (
+  chain INTEGER NOT NULL, other INTEGER NOT NULL, seq INTEGER NOT NULL, upto INTEGER NOT NULL, PRIMARY KEY (chain, other, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (pos INTEGER PRIMARY KEY, key BLOB NOT NULL, chain INTEGER NOT NULL, seq INTEGER NOT NULL) STRICT;
 CREATE TABLE machines (
   label TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT, node_key TEXT, state TEXT NOT NULL, owner TEXT NOT NULL,
   cover TEXT, dir TEXT, detail TEXT NOT NULL, seed_source TEXT, evidence TEXT,
@@ -47,7 +83,7 @@ CREATE TABLE machines (
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, node TEXT, node_key TEXT, subject TEXT NOT NULL, mode TEXT NOT NULL,
   not_before INTEGER NOT NULL, expires INTEGER NOT NULL, limits TEXT NOT NULL, signed BLOB NOT NULL,
-  issued_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL, span TEXT NOT NULL,
+  issued_ms INTEGER NOT NULL, issued_n INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, span TEXT NOT NULL,
   revision INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE reuses (
@@ -70,13 +106,16 @@ CREATE TABLE proved (
 CREATE TABLE points (
   node_key TEXT NOT NULL, event TEXT NOT NULL, ms INTEGER NOT NULL, span TEXT NOT NULL, PRIMARY KEY (node_key, event)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE groups (name TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (name, member)) STRICT, WITHOUT ROWID;
+CREATE INDEX groups_by_member ON groups (member);
+CREATE INDEX grants_live ON grants (expires) WHERE revoked_at IS NULL;
 CREATE TABLE policies (
   number INTEGER PRIMARY KEY, policy TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL, set_ms INTEGER NOT NULL, span TEXT NOT NULL
 ) STRICT;
 CREATE TABLE rules_heard (node_key TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE passed_on (
   id TEXT PRIMARY KEY, parent TEXT NOT NULL, name TEXT NOT NULL, node_key TEXT NOT NULL, exit TEXT, caveat BLOB, expires INTEGER,
-  made_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, pos INTEGER NOT NULL
+  made_ms INTEGER NOT NULL, revoked_at INTEGER, reason TEXT, revocation BLOB, made_n INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE deliveries (
   id TEXT NOT NULL, node_key TEXT NOT NULL, revision INTEGER NOT NULL, revoked INTEGER NOT NULL, PRIMARY KEY (id, node_key)
@@ -84,6 +123,8 @@ CREATE TABLE deliveries (
 CREATE TABLE leases (node_key TEXT PRIMARY KEY, at INTEGER NOT NULL, statement BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE pins (address TEXT PRIMARY KEY, node_key TEXT NOT NULL, pinned_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
+/// Made last where all is made anew: sorting once costs less than finding a place for each.
+const INDEX: &str = "CREATE INDEX keys_by_key ON keys (key, chain, seq)";
 
 /// Whether the tables were made by this version of the code.
 pub(super) fn is_current(conn: &Connection) -> rusqlite::Result<bool> {
@@ -104,39 +145,38 @@ pub(super) fn cursor(conn: &Connection) -> rusqlite::Result<Option<i64>> {
 
 /// Drops the tables and makes them again. Returns how many spans were read.
 pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
-    for table in TABLES.iter().chain(&["projection"]) {
+    // Of earlier versions, too.
+    for table in TABLES.iter().map(|table| table.name).chain(["projection"]) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
     }
-    create(conn)?;
-    advance(conn)
+    make(conn)?;
+    // In the order of their clocks no span is late, and a span still comes after what it builds on.
+    let seen = Projector::new(conn, conn).read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
+    conn.execute_batch(INDEX)?;
+    conn.execute("UPDATE projection SET cursor = ?1", [last_pos(conn)?])?;
+    Ok(seen)
 }
 
 /// Makes empty tables.
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch(SCHEMA)?;
-    conn.execute_batch(peers::SCHEMA)?;
-    conn.execute_batch(devices::SCHEMA)?;
-    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(|_| ())
+    make(conn)?;
+    conn.execute_batch(INDEX)
+}
+
+fn make(conn: &Connection) -> rusqlite::Result<()> {
+    for schema in [SCHEMA, peers::SCHEMA, devices::SCHEMA] {
+        conn.execute_batch(schema)?;
+    }
+    conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(drop)
 }
 
 /// Reads the spans after the cursor into the tables.
 pub(super) fn advance(conn: &Connection) -> rusqlite::Result<u64> {
-    let mut seen = 0;
-    let mut spans = conn.prepare_cached("SELECT pos, id, bytes FROM spans WHERE pos > (SELECT cursor FROM projection) ORDER BY pos")?;
-    let mut rows = spans.query([])?;
-    let mut last = None;
-    while let Some(row) = rows.next()? {
-        let (pos, id): (i64, String) = (row.get(0)?, row.get(1)?);
-        // A span that cannot be read is for `verify` to report; the others still count.
-        if let Ok(span) = Span::decode(row.get_ref(2)?.as_blob()?) {
-            apply(conn, pos, &id, &span)?;
-        }
-        last = Some(pos);
-        seen += 1;
-    }
-    if let Some(last) = last {
-        conn.prepare_cached("UPDATE projection SET cursor = ?1")?.execute([last])?;
-    }
+    let after = cursor(conn)?.unwrap_or(0);
+    let mut projector = Projector::new(conn, conn).expecting_late(after)?;
+    let seen = projector.read("SELECT pos, id, bytes FROM spans WHERE pos > ?1 ORDER BY pos", after)?;
+    projector.settle()?;
+    conn.execute("UPDATE projection SET cursor = ?1", [last_pos(conn)?])?;
     Ok(seen)
 }
 
@@ -145,13 +185,154 @@ pub(super) fn last_pos(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("SELECT coalesce(max(pos), 0) FROM spans", [], |row| row.get(0))
 }
 
-/// What one span changes. A body that its kind does not allow, from another version perhaps, changes nothing.
-pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusqlite::Result<()> {
-    for known in span.deps.iter().chain(&span.prev) {
-        run(conn, "DELETE FROM heads WHERE id = ?1", params![known.to_string()])?;
+/// What a span's place in the order is: its clock, then its author's name.
+pub(super) type Stamp = (i64, i64, String);
+
+fn stamp(span: &Span) -> Stamp {
+    (int(span.hlc.ms), int(span.hlc.n), span.author.to_string())
+}
+
+/// Carries spans into tables.
+pub(super) struct Projector<'c> {
+    /// Where the tables are.
+    tables: &'c Connection,
+    /// Where the spans are; not the same when the tables are made again for comparison.
+    spans: &'c Connection,
+    /// Numbers of authors.
+    chains: HashMap<B64<32>, i64>,
+    /// The newest of all so far; none where spans come in order anyway.
+    newest: Option<Stamp>,
+    /// Keys of which a span came late.
+    late: BTreeSet<String>,
+}
+
+impl<'c> Projector<'c> {
+    /// For spans that come in the order of their clocks.
+    pub(super) fn new(tables: &'c Connection, spans: &'c Connection) -> Projector<'c> {
+        Projector { tables, spans, chains: HashMap::new(), newest: None, late: BTreeSet::new() }
     }
-    run(conn, "INSERT INTO heads (id) VALUES (?1)", params![id])?;
-    let at = At { conn, pos, id, ms: int(span.hlc.ms) };
+
+    /// For spans that come in any order in which each stands after what it builds on; [`Projector::settle`] is called at the end.
+    pub(super) fn expecting_late(mut self, after: i64) -> rusqlite::Result<Projector<'c>> {
+        let sql = "SELECT ms, n, author FROM spans WHERE pos <= ?1 ORDER BY ms DESC, n DESC, author DESC LIMIT 1";
+        let newest = self.spans.query_row(sql, [after], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        self.newest = Some(newest.unwrap_or((-1, 0, String::new())));
+        Ok(self)
+    }
+
+    /// Applies what a query finds; decoding is done on all processors.
+    fn read(&mut self, sql: &str, after: i64) -> rusqlite::Result<u64> {
+        let mut statement = self.spans.prepare(sql)?;
+        let mut rows = if statement.parameter_count() == 1 { statement.query([after])? } else { statement.query([])? };
+        let mut seen = 0;
+        let next = || {
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let bytes: Vec<u8> = row.get(2)?;
+            let size = bytes.len();
+            Ok(Some(((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, bytes), size)))
+        };
+        parallel::in_order(
+            next,
+            |(pos, id, bytes)| (pos, id, Span::decode(&bytes)),
+            |(pos, id, span)| {
+                seen += 1;
+                // A span that cannot be read is for `verify` to report; the others still count.
+                span.map_or(Ok(()), |span| self.apply(pos, &id, &span))
+            },
+        )?;
+        Ok(seen)
+    }
+
+    /// What one span changes. A body that its kind does not allow, from another version perhaps, changes nothing.
+    pub(super) fn apply(&mut self, pos: i64, id: &str, span: &Span) -> rusqlite::Result<()> {
+        let chain = self.chain(&span.author)?;
+        dag::learn(self.tables, self.spans, chain, id, span)?;
+        let Some(key) = keys::of(span) else { return Ok(()) };
+        run(
+            self.tables,
+            "INSERT INTO keys (pos, key, chain, seq) VALUES (?1, ?2, ?3, ?4)",
+            params![pos, keys::digest(&key), chain, int(span.seq)],
+        )?;
+        if self.is_late(&key, pos, span)? && !peers::takes_any_order(&span.kind) {
+            self.late.insert(key);
+            return Ok(());
+        }
+        change(self.tables, id, span)
+    }
+
+    fn chain(&mut self, author: &B64<32>) -> rusqlite::Result<i64> {
+        if let Some(known) = self.chains.get(author) {
+            return Ok(*known);
+        }
+        let n = dag::chain_of(self.tables, &author.to_string())?;
+        self.chains.insert(*author, n);
+        Ok(n)
+    }
+
+    fn is_late(&mut self, key: &str, pos: i64, span: &Span) -> rusqlite::Result<bool> {
+        let Some(newest) = &mut self.newest else { return Ok(false) };
+        let stamp = stamp(span);
+        if stamp > *newest {
+            *newest = stamp;
+            return Ok(self.late.contains(key));
+        }
+        if self.late.contains(key) {
+            return Ok(true);
+        }
+        let rivals = dag::newest_of_each(self.tables, &keys::digest(key))?;
+        for rival in rivals.iter().filter(|rival| rival.pos != pos) {
+            let sql = "SELECT ms, n, author FROM spans WHERE pos = ?1";
+            let found: Option<Stamp> =
+                self.spans.prepare_cached(sql)?.query_row([rival.pos], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            if found.is_some_and(|found| found > stamp) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the keys anew of which a span came late.
+    pub(super) fn settle(&mut self) -> rusqlite::Result<()> {
+        for key in std::mem::take(&mut self.late) {
+            clear(self.tables, &key)?;
+            for pos in self.in_time(&keys::digest(&key))? {
+                let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?));
+                let (id, bytes) = self.spans.prepare_cached("SELECT id, bytes FROM spans WHERE pos = ?1")?.query_row([pos], row)?;
+                if let Ok(span) = Span::decode(&bytes) {
+                    change(self.tables, &id, &span)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Positions of the spans of a key, in the order in which they are read.
+    fn in_time(&self, key: &[u8; 16]) -> rusqlite::Result<Vec<i64>> {
+        let mut found: Vec<(Stamp, i64)> = Vec::new();
+        let mut stamps = self.spans.prepare_cached("SELECT ms, n, author FROM spans WHERE pos = ?1")?;
+        for pos in self.tables.prepare_cached("SELECT pos FROM keys WHERE key = ?1")?.query_map([key], |row| row.get::<_, i64>(0))? {
+            let pos = pos?;
+            found.push((stamps.query_row([pos], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?, pos));
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, pos)| pos).collect())
+    }
+}
+
+/// Removes all that the tables say of a key.
+fn clear(conn: &Connection, key: &str) -> rusqlite::Result<()> {
+    let Some((noun, name)) = key.split_once('/') else { return Ok(()) };
+    for table in &TABLES {
+        if let Some((_, column)) = table.key.filter(|(about, _)| *about == noun) {
+            run(conn, &format!("DELETE FROM {} WHERE {column} = ?1", table.name), [name])?;
+        }
+    }
+    Ok(())
+}
+
+/// What the body of a span does to the rows of its key.
+fn change(conn: &Connection, id: &str, span: &Span) -> rusqlite::Result<()> {
+    let at = At { conn, id, ms: int(span.hlc.ms), n: int(span.hlc.n) };
     match span.kind.as_str() {
         kinds::MachineDeployed::KIND => at.with(&span.body, At::deployed),
         kinds::MachineClaimed::KIND => at.with(&span.body, At::claimed),
@@ -164,6 +345,7 @@ pub(super) fn apply(conn: &Connection, pos: i64, id: &str, span: &Span) -> rusql
         kinds::ExitForgotten::KIND => at.with(&span.body, At::forgotten),
         kinds::EvidenceJudged::KIND => at.with(&span.body, At::judged),
         kinds::NodePinned::KIND => at.with(&span.body, At::pinned),
+        kinds::GroupSet::KIND => at.with(&span.body, At::grouped),
         kinds::RulesDelivered::KIND => at.with(&span.body, At::rules_delivered),
         kinds::PolicySet::KIND => at.with(&span.body, |at, body: &kinds::PolicySet| at.policy_set(&span.author.to_string(), body)),
         kinds::GrantRenewed::KIND => at.with(&span.body, At::renewed),
@@ -197,9 +379,9 @@ fn json(value: &impl serde::Serialize) -> String {
 /// The span being read.
 struct At<'a> {
     conn: &'a Connection,
-    pos: i64,
     id: &'a str,
     ms: i64,
+    n: i64,
 }
 
 impl At<'_> {
@@ -251,13 +433,13 @@ impl At<'_> {
     fn issued(&self, body: &kinds::GrantIssued) -> rusqlite::Result<()> {
         run(
             self.conn,
-            "INSERT OR IGNORE INTO grants (id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, pos, span)
-             VALUES (:id, :name, :node, :node_key, :subject, :mode, :not_before, :expires, :limits, :signed, :ms, :pos, :span)",
+            "INSERT OR IGNORE INTO grants (id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, issued_n, span)
+             VALUES (:id, :name, :node, :node_key, :subject, :mode, :not_before, :expires, :limits, :signed, :ms, :n, :span)",
             named_params! {
                 ":id": body.id.to_string(), ":name": body.name.as_str(), ":node": body.node.as_ref().map(|n| n.as_str()),
                 ":node_key": body.node_key.map(|k| k.to_string()), ":subject": body.subject.to_string(), ":mode": body.mode,
                 ":not_before": int(body.not_before), ":expires": int(body.expires), ":limits": json(&body.limits),
-                ":signed": body.grant.0, ":ms": self.ms, ":pos": self.pos, ":span": self.id,
+                ":signed": body.grant.0, ":ms": self.ms, ":n": self.n, ":span": self.id,
             },
         )
     }
@@ -287,7 +469,7 @@ impl At<'_> {
     fn passed_on(&self, body: &kinds::GrantPassedOn) -> rusqlite::Result<()> {
         run(
             self.conn,
-            "INSERT OR IGNORE INTO passed_on (id, parent, name, node_key, exit, caveat, expires, made_ms, pos)
+            "INSERT OR IGNORE INTO passed_on (id, parent, name, node_key, exit, caveat, expires, made_ms, made_n)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 body.id.to_string(),
@@ -298,7 +480,7 @@ impl At<'_> {
                 body.caveat.as_ref().map(|caveat| &caveat.0),
                 body.expires.map(int),
                 self.ms,
-                self.pos,
+                self.n,
             ],
         )
     }
@@ -399,6 +581,13 @@ impl At<'_> {
         )
     }
 
+    fn grouped(&self, body: &kinds::GroupSet) -> rusqlite::Result<()> {
+        run(self.conn, "DELETE FROM groups WHERE name = ?1", params![body.name.as_str()])?;
+        let add =
+            |member| run(self.conn, "INSERT OR IGNORE INTO groups (name, member) VALUES (?1, ?2)", params![body.name.as_str(), member]);
+        body.members.iter().try_for_each(add)
+    }
+
     fn rules_delivered(&self, body: &kinds::RulesDelivered) -> rusqlite::Result<()> {
         run(
             self.conn,
@@ -408,13 +597,16 @@ impl At<'_> {
         )
     }
 
-    /// A policy counts if the one before it let its author change it; of two with one number the first one here stays.
+    /// A policy counts if the one before it is there and let its author change it; of two with one number the earlier one stays.
     fn policy_set(&self, author: &str, body: &kinds::PolicySet) -> rusqlite::Result<()> {
         let before: Option<String> = self
             .conn
             .prepare_cached("SELECT policy FROM policies WHERE number = ?1")?
             .query_row([int(body.number) - 1], |row| row.get(0))
             .optional()?;
+        if body.number == 0 || (body.number > 1 && before.is_none()) {
+            return Ok(());
+        }
         let editors =
             before.and_then(|text| serde_json::from_str::<Value>(&text).ok()).and_then(|mut policy| match policy["editors"].take() {
                 Value::Array(editors) => Some(editors),

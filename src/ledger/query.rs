@@ -214,19 +214,27 @@ impl Ledger {
 
     /// Every grant, newest first.
     pub fn grants(&self) -> Result<Vec<GrantRow>> {
-        self.rows(&format!("{GRANTS} ORDER BY pos DESC"), [], grant)
+        self.rows(&format!("{GRANTS} ORDER BY issued_ms DESC, issued_n DESC"), [], grant)
+    }
+
+    /// The grants that hold at `now` (Unix seconds): neither revoked nor expired, newest first.
+    pub fn live_grants(&self, now: u64) -> Result<Vec<GrantRow>> {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.rows(&format!("{GRANTS} WHERE revoked_at IS NULL AND expires > ?1 ORDER BY issued_ms DESC, issued_n DESC"), [now], grant)
     }
 
     /// One grant by its id or by whom it is for; of several for one person, the newest that was not revoked.
     pub fn grant(&self, name_or_id: &str) -> Result<GrantRow> {
-        let sql = format!("{GRANTS} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC, revoked_at IS NULL DESC, pos DESC LIMIT 1");
+        let sql = format!(
+            "{GRANTS} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC, revoked_at IS NULL DESC, issued_ms DESC, issued_n DESC LIMIT 1"
+        );
         let found = self.rows(&sql, [name_or_id], grant)?;
         found.into_iter().next().ok_or_else(|| not_found("grant", name_or_id, "portdistrict grant list"))
     }
 
     /// Every grant for one person, newest first.
     pub fn grants_for(&self, name: &Label) -> Result<Vec<GrantRow>> {
-        self.rows(&format!("{GRANTS} WHERE name = ?1 ORDER BY pos DESC"), [name.as_str()], grant)
+        self.rows(&format!("{GRANTS} WHERE name = ?1 ORDER BY issued_ms DESC, issued_n DESC"), [name.as_str()], grant)
     }
 
     /// Every accepted exit, by name.

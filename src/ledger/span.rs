@@ -1,7 +1,8 @@
 //! One signed entry: its canonical bytes, its id, and what makes it valid by itself (`docs/protocol.md`, "Span").
 
 use super::hlc::Hlc;
-use crate::encoding::{base64, from_base64_array, json};
+use crate::encoding::json::{self, MAX_INTEGER};
+use crate::encoding::{base64, from_base64_array};
 use crate::error::{Code, Error, Result};
 use crate::keyring;
 use ed25519_dalek::SigningKey;
@@ -18,10 +19,8 @@ pub const MAX_SPAN: usize = 64 * 1024;
 pub(super) const MAX_DEPS: usize = 64;
 /// The longest kind.
 const MAX_KIND: usize = 64;
-/// Integers stay below this, so that every JSON reader keeps them exact.
-const MAX_INTEGER: u64 = 1 << 53;
 /// The type under which spans are signed.
-const TYPE: &str = "span";
+pub(super) const TYPE: &str = "span";
 
 /// `N` bytes that are written as base64url in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +65,22 @@ impl<const N: usize> Serialize for B64<N> {
 
 impl<'de, const N: usize> Deserialize<'de> for B64<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        from_base64_array(&text).map(B64).ok_or_else(|| serde::de::Error::custom(format!("expected {N} bytes in base64url")))
+        deserializer.deserialize_str(Letters::<N>)
+    }
+}
+
+/// Reads the letters where they stand: spans are full of keys and ids.
+struct Letters<const N: usize>;
+
+impl<const N: usize> serde::de::Visitor<'_> for Letters<N> {
+    type Value = B64<N>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{N} bytes in base64url")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<B64<N>, E> {
+        from_base64_array(text).map(B64).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
     }
 }
 
@@ -81,7 +94,8 @@ pub struct Span {
     pub author: B64<32>,
     /// Position in the author's chain, from 0.
     pub seq: u64,
-    /// The author's previous span.
+    /// The author's previous span; the member is there even if it is `null`.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub prev: Option<SpanId>,
     /// Heads the author knew besides `prev`, ascending.
     pub deps: Vec<SpanId>,
@@ -113,7 +127,7 @@ pub enum SpanError {
     Rule(&'static str),
 }
 
-/// The version, read before the rest so that a newer span is not called malformed.
+/// The version alone, so that a newer span is not called malformed.
 #[derive(Deserialize)]
 struct Versioned {
     v: u64,
@@ -134,16 +148,16 @@ impl Span {
         if bytes.len() > MAX_SPAN {
             return Err(SpanError::TooLong);
         }
-        let Versioned { v } = serde_json::from_slice(bytes).map_err(|_| SpanError::Malformed)?;
-        if v != VERSION {
-            return Err(SpanError::Version(v));
+        let span: Span = serde_json::from_slice(bytes).map_err(|_| match serde_json::from_slice(bytes) {
+            Ok(Versioned { v }) if v != VERSION => SpanError::Version(v),
+            _ => SpanError::Malformed,
+        })?;
+        if span.v != VERSION {
+            return Err(SpanError::Version(span.v));
         }
-        let span: Span = serde_json::from_slice(bytes).map_err(|_| SpanError::Malformed)?;
         span.check_rules()?;
-        match json::canonical(&span) {
-            Ok(again) if again == bytes => Ok(span),
-            _ => Err(SpanError::NotCanonical),
-        }
+        // With every member there and none besides, canonical JSON is what `encode` writes.
+        if json::is_canonical(bytes) { Ok(span) } else { Err(SpanError::NotCanonical) }
     }
 
     fn check_rules(&self) -> Result<(), SpanError> {
@@ -255,7 +269,7 @@ mod tests {
         }
         let first = Span { seq: 0, prev: None, ..example() };
         let without_prev = String::from_utf8(first.encode().unwrap()).unwrap().replace("\"prev\":null,", "");
-        assert_eq!(Span::decode(without_prev.as_bytes()), Err(SpanError::NotCanonical));
+        assert_eq!(Span::decode(without_prev.as_bytes()), Err(SpanError::Malformed));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The database file: opening it, its schema, and what its failures mean.
 //!
 //! `spans` is the ledger. Triggers abort every UPDATE and DELETE, and any INSERT that would replace a row, because
-//! `INSERT OR REPLACE` deletes without asking a DELETE trigger. All other tables are projections.
+//! `INSERT OR REPLACE` deletes without asking a DELETE trigger. `withheld` holds the links of spans that this home may not
+//! see, and is protected alike. `checked` is what `verify` remembers. All other tables are projections.
 
 use super::project;
 use crate::config::fs;
@@ -14,13 +15,18 @@ use std::time::{Duration, Instant};
 
 /// `PDlg` in ASCII, so that `file` and we can tell the database from others.
 const APPLICATION_ID: i32 = 0x5044_6c67;
-/// Version of the table `spans`. A program refuses a version it does not know.
-const SCHEMA_VERSION: i32 = 1;
+/// Version of what is no projection. An older file is brought forward, with a copy kept beside it; a newer one is refused.
+const SCHEMA_VERSION: i32 = 2;
+/// What each version added to the one before, from 2.
+const STEPS: [&[usize]; 1] = [&[5, 6, 7, 8, 9]];
 /// How long one process waits for another's transaction; each takes milliseconds.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// Prepared statements that a connection keeps.
+pub(super) const STATEMENTS: usize = 128;
+
 /// Table and triggers that make the ledger; `ledger verify` compares them with what the file has.
-pub(super) const SCHEMA: [(&str, &str); 5] = [
+pub(super) const SCHEMA: [(&str, &str); 10] = [
     (
         "spans",
         "CREATE TABLE spans (
@@ -45,6 +51,31 @@ pub(super) const SCHEMA: [(&str, &str); 5] = [
 WHEN EXISTS (SELECT 1 FROM spans WHERE id = NEW.id OR pos = NEW.pos OR (author = NEW.author AND seq = NEW.seq))
 BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
     ),
+    (
+        "withheld",
+        "CREATE TABLE withheld (
+  id TEXT NOT NULL UNIQUE,
+  author TEXT NOT NULL,
+  seq INTEGER NOT NULL,
+  signature BLOB NOT NULL,
+  UNIQUE (author, seq)
+) STRICT",
+    ),
+    (
+        "withheld_no_update",
+        "CREATE TRIGGER withheld_no_update BEFORE UPDATE ON withheld BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
+    ),
+    (
+        "withheld_no_delete",
+        "CREATE TRIGGER withheld_no_delete BEFORE DELETE ON withheld BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
+    ),
+    (
+        "withheld_no_replace",
+        "CREATE TRIGGER withheld_no_replace BEFORE INSERT ON withheld
+WHEN EXISTS (SELECT 1 FROM withheld WHERE id = NEW.id OR (author = NEW.author AND seq = NEW.seq))
+BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
+    ),
+    ("checked", "CREATE TABLE checked (pos INTEGER NOT NULL, digest BLOB NOT NULL, at_ms INTEGER NOT NULL) STRICT"),
 ];
 
 /// Opens the ledger for reading and writing; makes it if the file is missing or empty.
@@ -114,8 +145,14 @@ fn check_permissions(path: &Path) -> Result<()> {
 /// Per-connection settings.
 fn settle(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY)?;
+    // More than there are: an append uses about twenty.
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     // FULL: an acknowledged span survives power loss. Cell checks: a damaged page is an error, not a wrong answer.
-    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;")
+    // A cache and a log of 16 MiB: ids are random, so appending to a large ledger touches pages everywhere.
+    conn.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;
+         PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4096;",
+    )
 }
 
 /// Two processes that switch a new file to WAL at once get BUSY without the busy timeout being asked, hence the loop.
@@ -131,22 +168,44 @@ fn use_wal(conn: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Makes the tables if the file is new, refuses one from the future, and rebuilds projections that another version made.
+/// Makes the tables if the file is new, brings an older one forward, refuses one from the future, and rebuilds projections
+/// that another version made.
 fn prepare(conn: &Connection, path: &Path) -> Result<()> {
     let fail = |error| failed(path, "set up", error);
-    if read_versions(conn, path)? == (APPLICATION_ID, SCHEMA_VERSION) && project::is_current(conn).map_err(fail)? {
+    let (_, version) = read_versions(conn, path)?;
+    if version == SCHEMA_VERSION && project::is_current(conn).map_err(fail)? {
         return Ok(());
     }
-    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(fail)?;
-    if read_versions(&tx, path)? == (0, 0) {
-        for (_, sql) in SCHEMA {
-            tx.execute_batch(sql).map_err(fail)?;
-        }
-        tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
-        tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
+    // One process at a time: the next one finds the file brought forward already.
+    let older = |version: i32| (1..SCHEMA_VERSION).contains(&version);
+    let _lock = if older(version) { Some(fs::lock(&path.with_extension("lock"))?) } else { None };
+    if older(read_versions(conn, path)?.1) {
+        back_up(conn, path, version)?;
     }
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(fail)?;
+    let missing: Vec<usize> = match read_versions(&tx, path)?.1 {
+        0 => (0..SCHEMA.len()).collect(),
+        found => STEPS.iter().skip(usize::try_from(found - 1).unwrap_or(0)).copied().flatten().copied().collect(),
+    };
+    for part in &missing {
+        tx.execute_batch(SCHEMA[*part].1).map_err(fail)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
     project::rebuild(&tx).map_err(fail)?;
     tx.commit().map_err(fail)
+}
+
+/// Keeps the file as it was before it is brought forward, as `ledger.db.v1` beside it. What an earlier attempt left is made anew.
+fn back_up(conn: &Connection, path: &Path, version: i32) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".v{version}"));
+    let (copy, part) = (Path::new(&name), path.with_extension("backup"));
+    let _ = std::fs::remove_file(&part);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map(drop).doing("make the backup", part.display())?;
+    conn.execute("VACUUM INTO ?1", [part.to_string_lossy()]).map_err(|error| failed(path, "back up", error))?;
+    std::fs::rename(&part, copy).doing("keep the backup", copy.display())?;
+    path.parent().map_or(Ok(()), fs::sync_dir)
 }
 
 /// Application id and schema version, (0, 0) for an empty file; anything we cannot use is an error.
@@ -154,11 +213,12 @@ fn read_versions(conn: &Connection, path: &Path) -> Result<(i32, i32)> {
     let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(|error| failed(path, "read", error));
     let versions = (pragma("application_id")?, pragma("user_version")?);
     match versions {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(versions),
-        (APPLICATION_ID, newer) => {
-            Err(Error::new(Code::Ledger, format!("the ledger {} has version {newer}, this program knows {SCHEMA_VERSION}", path.display()))
-                .hint("upgrade portdistrict"))
-        }
+        (APPLICATION_ID, 1..=SCHEMA_VERSION) => Ok(versions),
+        (APPLICATION_ID, newer) => Err(Error::new(
+            Code::Ledger,
+            format!("the ledger {} has version {newer}; this program knows versions up to {SCHEMA_VERSION}", path.display()),
+        )
+        .hint("upgrade portdistrict")),
         (0, 0) => {
             let tables = conn
                 .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))

@@ -1,22 +1,25 @@
 //! The ledger through its whole life: appended, read, raced, tampered with, damaged, full and read-only.
 
 use super::*;
-use crate::config::Label;
+use crate::config::{Label, time};
+use crate::error::Code;
 use crate::keyring::{Keyring, Purpose, Seed};
+use ed25519_dalek::SigningKey;
 use kinds::{IdentityCreated, MachineClaimed, MachineDeployed, MachineDestroyed};
 use rusqlite::types::Value as Sql;
 use serde_json::json;
+use serde_json::{Map, Value};
 
-struct Home {
-    dir: tempfile::TempDir,
-    keyring: Keyring,
+pub(super) struct Home {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) keyring: Keyring,
 }
 
-fn keyring(identity: u8, device: u8) -> Keyring {
+pub(super) fn keyring(identity: u8, device: u8) -> Keyring {
     Keyring::of(Seed::from_bytes(&[identity; 32]), Seed::from_bytes(&[device; 32]))
 }
 
-fn begin(keyring: &Keyring) -> IdentityCreated {
+pub(super) fn begin(keyring: &Keyring) -> IdentityCreated {
     IdentityCreated {
         identity: B64(keyring.identity_public()),
         device: B64(keyring.device_public()),
@@ -25,26 +28,26 @@ fn begin(keyring: &Keyring) -> IdentityCreated {
 }
 
 impl Home {
-    fn new() -> Home {
+    pub(super) fn new() -> Home {
         let home = Home { dir: tempfile::tempdir().unwrap(), keyring: keyring(1, 2) };
         home.ledger().record(&home.key(), &begin(&home.keyring)).unwrap();
         home
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("ledger.db")
     }
 
-    fn ledger(&self) -> Ledger {
+    pub(super) fn ledger(&self) -> Ledger {
         Ledger::open(&self.path()).unwrap()
     }
 
-    fn key(&self) -> SigningKey {
+    pub(super) fn key(&self) -> SigningKey {
         self.keyring.device_key()
     }
 
     /// A ledger with a few spans of several kinds.
-    fn filled() -> Home {
+    pub(super) fn filled() -> Home {
         let home = Home::new();
         let ledger = home.ledger();
         ledger.record(&home.key(), &deployed("home")).unwrap();
@@ -56,29 +59,30 @@ impl Home {
     }
 
     /// Changes the database behind the ledger's back, as somebody with a SQLite shell can.
-    fn tamper(&self, sql: &str) {
+    pub(super) fn tamper(&self, sql: &str) {
         let conn = Connection::open(self.path()).unwrap();
-        for (name, _) in &store::SCHEMA[2..] {
+        let triggers = || store::SCHEMA.iter().filter(|(_, sql)| sql.starts_with("CREATE TRIGGER"));
+        for (name, _) in triggers() {
             conn.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
         }
         conn.execute_batch(sql).unwrap();
-        for (_, sql) in &store::SCHEMA[2..] {
+        for (_, sql) in triggers() {
             conn.execute_batch(sql).unwrap();
         }
     }
 
-    fn broken(&self) -> Broken {
-        let report = verify_file(&self.path()).unwrap();
+    pub(super) fn broken(&self) -> Broken {
+        let report = verify_file(&self.path(), true).unwrap();
         assert!(!report.is_ok());
         report.broken.clone().unwrap_or_else(|| panic!("no span was named: {report:?}"))
     }
 }
 
-fn label(text: &str) -> Label {
+pub(super) fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-fn deployed(name: &str) -> MachineDeployed {
+pub(super) fn deployed(name: &str) -> MachineDeployed {
     MachineDeployed {
         label: label(name),
         provider: "local".into(),
@@ -91,11 +95,11 @@ fn deployed(name: &str) -> MachineDeployed {
     }
 }
 
-fn claimed(name: &str) -> MachineClaimed {
+pub(super) fn claimed(name: &str) -> MachineClaimed {
     MachineClaimed { label: label(name), node_key: B64([7; 32]), address: None, seed_source: "local".into(), evidence: "none".into() }
 }
 
-fn grant(id: u8, name: &str) -> Value {
+pub(super) fn grant(id: u8, name: &str) -> Value {
     json!({
         "id": B64([id; 8]), "name": name, "node": "home", "node_key": B64([7; 32]), "subject": B64([6; 32]), "mode": "once",
         "not_before": 10, "expires": 20, "limits": {"bytes": 1000}, "grant": "AAAA"
@@ -318,7 +322,7 @@ fn two_connections_append_at_once_and_both_succeed() {
             });
         }
     });
-    let report = verify_file(&path).unwrap();
+    let report = verify_file(&path, true).unwrap();
     assert!(report.is_ok(), "{report:?}");
     assert_eq!(report.spans, 401);
 }
@@ -422,16 +426,16 @@ fn other_files_and_other_versions_are_refused() {
     crate::config::fs::write_private(&path, &[b'x'; 5000]).unwrap();
     let error = Ledger::open(&path).unwrap_err();
     assert_eq!(error.code(), Code::Ledger);
-    assert!(verify_file(&path).unwrap().broken.is_some());
+    assert!(verify_file(&path, true).unwrap().broken.is_some());
 
     crate::config::fs::write_private(&path, b"").unwrap();
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE cats (name TEXT)").unwrap();
     assert!(Ledger::open(&path).unwrap_err().message().contains("is no ledger"));
 
     let home = Home::new();
-    Connection::open(home.path()).unwrap().execute_batch("PRAGMA user_version = 2").unwrap();
+    Connection::open(home.path()).unwrap().execute_batch("PRAGMA user_version = 3").unwrap();
     for error in [Ledger::open(&home.path()).unwrap_err(), Ledger::open_read_only(&home.path()).unwrap_err()] {
-        assert!(error.message().contains("version 2"));
+        assert!(error.message().contains("version 3"));
         assert_eq!(error.hint_text(), Some("upgrade portdistrict"));
     }
 }
@@ -507,7 +511,7 @@ fn no_flipped_byte_goes_unseen_where_it_matters() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
         std::fs::write(home.path(), &bad).unwrap();
-        let report = verify_file(&home.path()).unwrap();
+        let report = verify_file(&home.path(), true).unwrap();
         if report.is_ok() {
             let ledger = Ledger::open_read_only(&home.path()).unwrap();
             let log = ledger.log(&Filter::default()).unwrap();
@@ -525,7 +529,7 @@ fn a_cut_off_file_is_reported_not_panicked_over() {
     let good = std::fs::read(home.path()).unwrap();
     for keep in [0, 1, 50, 100, 4095, 4096, 5000, good.len() / 2, good.len() - 4096] {
         std::fs::write(home.path(), &good[..keep]).unwrap();
-        let report = verify_file(&home.path()).unwrap();
+        let report = verify_file(&home.path(), true).unwrap();
         assert!(!report.is_ok(), "{keep} bytes: {report:?}");
     }
 }

@@ -1,13 +1,20 @@
 //! Checking the whole ledger, whatever state its file is in, and naming the first span that does not hold.
+//!
+//! What was checked before is remembered: up to which span, and a digest of all ids and signatures up to there. The next time
+//! their bytes are hashed and compared with the digest, and their signatures are not checked again. Whoever can write the file
+//! can write that memory, too; only a full check does without it.
 
 use super::admit::certified;
 use super::hlc::Hlc;
 use super::kinds::{self, Body};
+use super::project::{self, Projector};
+use super::signatures;
 use super::span::{self, B64, Span, SpanId};
-use super::{project, store};
+use super::{dag, parallel, parse_id, store, unsigned};
+use crate::config::time;
 use crate::error::{Code, Result};
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,7 +24,11 @@ use std::path::Path;
 pub struct Report {
     /// How many spans hold.
     pub spans: u64,
-    /// The first that does not, or what keeps it from being read.
+    /// Of these, how many had their signatures checked by an earlier call and are unchanged since.
+    pub remembered: u64,
+    /// Links of chains whose spans this home may not see.
+    pub withheld: u64,
+    /// The first span that does not hold, or what keeps it from being read.
     pub broken: Option<Broken>,
     /// Tables and triggers of the ledger that are missing or changed.
     pub schema: Vec<String>,
@@ -58,10 +69,26 @@ impl std::fmt::Display for Broken {
     }
 }
 
-/// Verifies a ledger file that may be too damaged to be opened for use. Fails only if there is no such file.
-pub fn verify_file(path: &Path) -> Result<Report> {
+/// What an earlier check remembered.
+#[derive(Clone, Copy, Debug)]
+struct Checked {
+    pos: i64,
+    digest: [u8; 32],
+    at_ms: i64,
+}
+
+/// Verifies a ledger file that may be too damaged to be opened for use, and remembers what holds where it can. `full` checks
+/// every signature, whatever is remembered. Fails only if there is no such file.
+pub fn verify_file(path: &Path, full: bool) -> Result<Report> {
     match store::open_to_examine(path) {
-        Ok(conn) => Ok(examine(&conn)),
+        Ok(conn) => {
+            let (report, checked) = examine(&conn, full);
+            drop(conn);
+            if let Some(checked) = checked.filter(|_| report.is_ok()) {
+                remember(path, checked);
+            }
+            Ok(report)
+        }
         Err(error) if error.code() == Code::Ledger => {
             let cause = error.causes().first().cloned().unwrap_or_default();
             Ok(Report::default().breaks(None, None, format!("the file cannot be read as a database: {cause}")))
@@ -70,134 +97,275 @@ pub fn verify_file(path: &Path) -> Result<Report> {
     }
 }
 
-pub(super) fn examine(conn: &Connection) -> Report {
-    // One read transaction, so that a process that appends meanwhile does not look like a contradiction.
-    match conn.unchecked_transaction() {
-        Ok(tx) => Walk::new().over(&tx),
-        Err(error) => Report::default().breaks(None, None, format!("the file cannot be read as a database: {error}")),
+/// On a disk that cannot be written the next check simply takes as long again.
+fn remember(path: &Path, checked: Checked) {
+    let Ok(conn) = store::open(path) else { return };
+    let write = || -> rusqlite::Result<()> {
+        let tx = conn.unchecked_transaction()?;
+        tx.execute("DELETE FROM checked", [])?;
+        let row = rusqlite::params![checked.pos, checked.digest, checked.at_ms];
+        tx.execute("INSERT INTO checked (pos, digest, at_ms) VALUES (?1, ?2, ?3)", row)?;
+        tx.commit()
+    };
+    if let Err(error) = write() {
+        tracing::info!("what was verified is not remembered: {error}");
     }
+}
+
+fn remembered(conn: &Connection) -> Option<Checked> {
+    let row = |row: &Row<'_>| Ok(Checked { pos: row.get(0)?, digest: row.get(1)?, at_ms: row.get(2)? });
+    conn.query_row("SELECT pos, digest, at_ms FROM checked", [], row).optional().ok().flatten()
+}
+
+/// [`verify_file`] without its memory.
+pub(super) fn in_full(conn: &Connection) -> Report {
+    examine(conn, true).0
+}
+
+fn examine(conn: &Connection, full: bool) -> (Report, Option<Checked>) {
+    match walk(conn, full) {
+        // What was checked is not what is there now: nothing of it counts any more.
+        Ok((_, _, true)) if !full => examine(conn, true),
+        Ok((report, checked, _)) => (report, Some(checked)),
+        Err(error) => (Report::default().breaks(None, None, format!("the file cannot be read as a database: {error}")), None),
+    }
+}
+
+/// One walk over everything: what was found, what to remember, and whether what was remembered has changed.
+fn walk(conn: &Connection, full: bool) -> rusqlite::Result<(Report, Checked, bool)> {
+    // One read transaction, so that a process that appends meanwhile does not look like a contradiction.
+    let tx = conn.unchecked_transaction()?;
+    // Made anew beside the file, on disk if they are large.
+    let fresh = Connection::open("")?;
+    fresh.set_prepared_statement_cache_capacity(store::STATEMENTS);
+    fresh.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
+    project::create(&fresh)?;
+    Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over())
+}
+
+/// One row of `spans` as it was read.
+struct Raw {
+    values: [Value; 9],
+    /// Whether its signature was checked by an earlier call.
+    known: bool,
+}
+
+/// One span whose bytes, id, signature and columns hold.
+struct Held {
+    span: Span,
+    id: SpanId,
+    signature: [u8; 64],
 }
 
 /// What the spans so far have established.
-struct Walk {
-    /// Clock of each known span.
-    known: HashMap<SpanId, Hlc>,
+struct Walk<'c> {
+    conn: &'c Connection,
+    fresh: &'c Connection,
+    tables: Projector<'c>,
     /// Last span of each author.
-    tips: HashMap<B64<32>, (u64, SpanId)>,
-    /// The identity that the first certificate names; all others must name the same.
+    tips: HashMap<B64<32>, (u64, SpanId, Hlc)>,
+    /// The identity that the first certificate names.
     identity: Option<B64<32>>,
     /// Chains that are certified by other identities: position, id and identity. Rotations must link each of them to the first.
-    others: Vec<(u64, String, B64<32>)>,
+    others: Vec<(i64, SpanId, B64<32>)>,
     /// Which identity took the place of which, as both keys signed.
     rotations: Vec<(B64<32>, B64<32>)>,
-    /// The tables made anew, for comparison.
-    fresh: Option<Connection>,
-    last: u64,
+    /// What an earlier check remembered, and whether it is to be believed.
+    known: Option<Checked>,
+    full: bool,
+    /// Over ids and signatures so far.
+    digest: blake3::Hasher,
+    /// Whether what was remembered is something else than what is there.
+    changed: bool,
+    last: i64,
 }
 
-impl Walk {
-    fn new() -> Walk {
-        let fresh = Connection::open_in_memory().ok().filter(|conn| project::create(conn).is_ok());
-        Walk { known: HashMap::new(), tips: HashMap::new(), identity: None, others: Vec::new(), rotations: Vec::new(), fresh, last: 0 }
+impl<'c> Walk<'c> {
+    fn new(conn: &'c Connection, fresh: &'c Connection, known: Option<Checked>, full: bool) -> rusqlite::Result<Walk<'c>> {
+        let tables = Projector::new(fresh, conn).expecting_late(0)?;
+        let digest = blake3::Hasher::new();
+        Ok(Walk {
+            conn,
+            fresh,
+            tables,
+            tips: HashMap::new(),
+            identity: None,
+            others: Vec::new(),
+            rotations: Vec::new(),
+            known,
+            full,
+            digest,
+            changed: false,
+            last: 0,
+        })
     }
 
-    fn over(mut self, conn: &Connection) -> Report {
-        let mut report = Report { schema: schema_changes(conn), ..Report::default() };
-        match self.spans(conn, &mut report) {
-            Err(error) => {
-                let after = if self.last == 0 { "at the beginning".to_owned() } else { format!("after span {}", self.last) };
-                let what = format!("a page of the database is damaged: {error} (reading {after})");
-                let pos = self.last + 1;
-                return report.breaks(Some(pos), None, what);
-            }
-            Ok(Some(broken)) => {
-                report.broken = Some(broken);
-                return report;
-            }
-            Ok(None) => {}
+    /// Walks over everything: what was found, what to remember, and whether what was remembered has changed.
+    fn over(mut self) -> (Report, Checked, bool) {
+        let mut report = Report { schema: schema_changes(self.conn), ..Report::default() };
+        if let Err(broken) = self.everything(&mut report) {
+            report.broken = Some(broken);
         }
-        if let Some(what) = damaged_pages(conn) {
-            return report.breaks(None, None, what);
+        report.spans = unsigned(self.last);
+        let known = self.known.filter(|_| !self.full && !self.changed);
+        report.remembered = known.map_or(0, |known| unsigned(known.pos).min(report.spans));
+        // A ledger that ends before what was checked has lost something.
+        let changed = self.changed || self.known.is_some_and(|known| known.pos > self.last && report.broken.is_none());
+        let digest = *self.digest.finalize().as_bytes();
+        let at_ms = i64::try_from(time::now_ms()).unwrap_or(i64::MAX);
+        (report, Checked { pos: self.last, digest, at_ms }, changed)
+    }
+
+    fn everything(&mut self, report: &mut Report) -> Result<(), Broken> {
+        self.spans()?;
+        self.withheld(report)?;
+        let outside = |what: String| Broken { pos: None, id: None, what };
+        if let Some(what) = damaged_pages(self.conn) {
+            return Err(outside(what));
         }
-        match project::cursor(conn) {
-            Ok(Some(cursor)) if cursor > self.last as i64 => {
+        if let Some(known) = self.known.filter(|_| self.changed && self.full) {
+            let when = time::absolute(unsigned(known.at_ms) / 1000);
+            return Err(outside(format!("spans up to {} are signed, but they are not those that were checked on {when}", known.pos)));
+        }
+        match project::cursor(self.conn) {
+            Ok(Some(cursor)) if cursor > self.last => {
                 let what = format!("the projections know of span {cursor}, but the ledger ends at span {}", self.last);
-                return report.breaks(Some(self.last + 1), None, what);
+                return Err(Broken { pos: u64::try_from(self.last + 1).ok(), id: None, what });
             }
-            Ok(Some(cursor)) if cursor == self.last as i64 => {}
+            Ok(Some(cursor)) if cursor == self.last => {}
             _ => report.projections.push("projection".to_owned()),
         }
-        report.projections.extend(self.differences(conn));
-        report
+        self.tables.settle().map_err(|error| outside(format!("the tables cannot be made anew: {error}")))?;
+        report.projections.extend(self.differences());
+        Ok(())
     }
 
     /// Checks span after span; the first that fails ends the walk.
-    fn spans(&mut self, conn: &Connection, report: &mut Report) -> rusqlite::Result<Option<Broken>> {
-        let mut statement = conn.prepare("SELECT pos, id, author, seq, kind, ms, n, bytes, signature FROM spans ORDER BY pos")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let pos = row.get::<_, i64>(0)?;
-            let number = u64::try_from(pos).ok();
-            let id = match row.get_ref(1)? {
-                ValueRef::Text(text) => Some(String::from_utf8_lossy(text).chars().take(64).collect::<String>()),
-                _ => None,
-            };
-            if let Err(what) = self.span(row, pos) {
-                return Ok(Some(Broken { pos: number, id, what }));
-            }
-            report.spans += 1;
-        }
-        Ok(self.stranger())
+    fn spans(&mut self) -> Result<(), Broken> {
+        let known = self.known.filter(|_| !self.full).map_or(0, |known| known.pos);
+        let conn = self.conn;
+        let read = |after: i64, error: rusqlite::Error| {
+            let place = if after == 0 { "at the beginning".to_owned() } else { format!("after span {after}") };
+            let what = format!("a page of the database is damaged: {error} (reading {place})");
+            Broken { pos: u64::try_from(after + 1).ok(), id: None, what }
+        };
+        let sql = "SELECT pos, id, author, seq, kind, ms, n, bytes, signature FROM spans ORDER BY pos";
+        let mut statement = conn.prepare(sql).map_err(|error| read(0, error))?;
+        let mut rows = statement.query([]).map_err(|error| read(0, error))?;
+        // Spans before a damaged page are checked before the page is named.
+        let mut damage = None;
+        parallel::pieces(
+            || {
+                let row = rows.next().and_then(|row| row.map(|row| raw(row, known)).transpose());
+                Ok(row.unwrap_or_else(|error| {
+                    damage = Some(error);
+                    None
+                }))
+            },
+            check_piece,
+            |piece| {
+                piece
+                    .into_iter()
+                    .try_for_each(|(pos, id, held)| self.take(&pos, held).map_err(|what| Broken { pos: number(&pos), id, what }))
+            },
+        )?;
+        damage.map_or(Ok(()), |error| Err(read(self.last, error)))?;
+        self.stranger().map_or(Ok(()), Err)
     }
 
-    fn span(&mut self, row: &Row<'_>, pos: i64) -> Result<(), String> {
-        if pos != self.last as i64 + 1 {
-            return Err(format!("span {} is missing before it", self.last + 1));
+    /// Takes the next span into account.
+    fn take(&mut self, pos: &Value, held: Result<Held, String>) -> Result<(), String> {
+        let next = self.last + 1;
+        if *pos != Value::Integer(next) {
+            return Err(format!("span {next} is missing before it"));
         }
-        let bytes = column(row, 7, ValueRef::as_blob)?;
-        let id = span::id_of(bytes);
-        if column(row, 1, ValueRef::as_str)? != id.to_string() {
-            return Err(format!("its bytes do not have its id; they hash to {id}"));
-        }
-        let span = Span::decode(bytes).map_err(|error| error.to_string())?;
-        let signature = column(row, 8, ValueRef::as_blob)?.try_into().map_err(|_| "its signature is not 64 bytes long".to_owned())?;
-        if !span::signed(&span.author, &id, signature) {
-            return Err("its signature does not hold".to_owned());
-        }
-        columns_agree(row, &span)?;
-        self.place(&span, id)?;
-        self.certificate(&span, id)?;
+        let Held { span, id, signature } = held?;
+        self.place(&span, id, next)?;
+        self.certificate(&span, id, next)?;
         self.rotation(&span)?;
-        self.last += 1;
-        if let Some(fresh) = &self.fresh {
-            project::apply(fresh, pos, &id.to_string(), &span).map_err(|error| format!("it cannot be projected: {error}"))?;
+        self.last = next;
+        self.digest.update(&id.0).update(&signature);
+        if let Some(known) = self.known.filter(|known| known.pos == next) {
+            self.changed = *self.digest.finalize().as_bytes() != known.digest;
         }
-        Ok(())
+        self.tables.apply(next, &id.to_string(), &span).map_err(|error| format!("it cannot be projected: {error}"))
     }
 
     /// Its place in its author's chain, among the others, and in time.
-    fn place(&mut self, span: &Span, id: SpanId) -> Result<(), String> {
-        let tip = self.tips.get(&span.author);
-        let (seq, prev) = (tip.map_or(0, |(seq, _)| seq + 1), tip.map(|(_, id)| *id));
-        if span.seq != seq {
-            return Err(format!("it is number {} of its author, expected number {seq}", span.seq));
-        }
-        if span.prev != prev {
-            return Err("it does not follow its author's previous span".to_owned());
-        }
-        for before in span.deps.iter().chain(&span.prev) {
-            let Some(hlc) = self.known.get(before) else { return Err(format!("it builds on span {before}, which is not there")) };
-            if *hlc >= span.hlc {
-                return Err(format!("its time is not after that of span {before}, on which it builds"));
+    fn place(&mut self, span: &Span, id: SpanId, pos: i64) -> Result<(), String> {
+        let tip = self.tips.get(&span.author).copied();
+        match tip {
+            Some((seq, before, hlc)) if span.seq == seq + 1 => {
+                if span.prev != Some(before) {
+                    return Err("it does not follow its author's previous span".to_owned());
+                }
+                in_time(before, hlc, span)?;
+                self.deps(span, pos)?;
+            }
+            None if span.seq == 0 => self.deps(span, pos)?,
+            _ => {
+                self.beside_withheld(span, id, pos, tip.map_or(0, |(seq, ..)| seq + 1))?;
+                self.deps(span, pos)?;
             }
         }
-        self.known.insert(id, span.hlc);
-        self.tips.insert(span.author, (span.seq, id));
+        if tip.is_none_or(|(seq, ..)| seq < span.seq) {
+            self.tips.insert(span.author, (span.seq, id, span.hlc));
+        }
         Ok(())
     }
 
-    /// A chain begins with the device's certificate by the one identity.
-    fn certificate(&mut self, span: &Span, id: SpanId) -> Result<(), String> {
+    /// A span may follow one that is withheld, and one that was withheld may come later.
+    fn beside_withheld(&self, span: &Span, id: SpanId, pos: i64, expected: u64) -> Result<(), String> {
+        let author = span.author.to_string();
+        let misplaced = || format!("it is number {} of its author, expected number {expected}", span.seq);
+        if span.seq < expected && self.withheld_at(&author, span.seq)? != Some(id) {
+            return Err(misplaced());
+        }
+        let Some(prev) = span.prev else { return Ok(()) };
+        let before = self.withheld_at(&author, span.seq - 1)?;
+        match self.hlc_of(&prev, pos)? {
+            Some(hlc) => in_time(prev, hlc, span),
+            None if before == Some(prev) => Ok(()),
+            None => Err(misplaced()),
+        }
+    }
+
+    fn deps(&self, span: &Span, pos: i64) -> Result<(), String> {
+        for dep in &span.deps {
+            match self.hlc_of(dep, pos)? {
+                Some(hlc) => in_time(*dep, hlc, span)?,
+                None if dag::link(self.conn, dep).map_err(|error| error.to_string())?.is_some_and(|_| self.is_withheld(dep)) => {}
+                None => return Err(format!("it builds on span {dep}, which is not there")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The clock of a span that stands before a position, and so was checked already.
+    fn hlc_of(&self, id: &SpanId, pos: i64) -> Result<Option<Hlc>, String> {
+        let hlc = |row: &Row<'_>| Ok(Hlc { ms: unsigned(row.get(0)?), n: unsigned(row.get(1)?) });
+        let ask = || {
+            self.conn.prepare_cached("SELECT ms, n FROM spans WHERE id = ?1 AND pos < ?2")?.query_row((id.to_string(), pos), hlc).optional()
+        };
+        ask().map_err(|error| error.to_string())
+    }
+
+    fn is_withheld(&self, id: &SpanId) -> bool {
+        let ask = || self.conn.prepare_cached("SELECT 1 FROM withheld WHERE id = ?1")?.exists([id.to_string()]);
+        ask().unwrap_or(false)
+    }
+
+    fn withheld_at(&self, author: &str, seq: u64) -> Result<Option<SpanId>, String> {
+        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+        let ask = || {
+            let mut statement = self.conn.prepare_cached("SELECT id FROM withheld WHERE author = ?1 AND seq = ?2")?;
+            statement.query_row((author, seq), |row| parse_id(row.get_ref(0)?.as_str()?)).optional()
+        };
+        ask().map_err(|error| error.to_string())
+    }
+
+    /// A chain begins with the device's certificate by an identity.
+    fn certificate(&mut self, span: &Span, id: SpanId, pos: i64) -> Result<(), String> {
         if span.seq > 0 {
             return Ok(());
         }
@@ -209,64 +377,139 @@ impl Walk {
             return Err("its author's device certificate does not hold".to_owned());
         }
         if *self.identity.get_or_insert(body.identity) != body.identity {
-            self.others.push((self.last + 1, id.to_string(), body.identity));
+            self.others.push((pos, id, body.identity));
         }
         Ok(())
     }
 
     /// An identity is followed by another only if both keys signed that.
     fn rotation(&mut self, span: &Span) -> Result<(), String> {
-        if span.kind != kinds::IdentityRotated::KIND {
-            return Ok(());
-        }
-        match kinds::parse::<kinds::IdentityRotated>(&span.body) {
-            Ok(body) if super::devices::rotation_holds(&body) => self.rotations.push((body.old, body.new)),
-            _ => return Err("the rotation of the identity in it does not hold".to_owned()),
+        self.rotations.extend(super::devices::rotation_of(span)?);
+        Ok(())
+    }
+
+    /// Links are signed by an author with a certificate, and each chain is whole: every number is there as a span or as a link.
+    fn withheld(&self, report: &mut Report) -> Result<(), Broken> {
+        let fail =
+            |error: rusqlite::Error| Broken { pos: None, id: None, what: format!("the links of withheld spans cannot be read: {error}") };
+        let sql = "SELECT id, author, seq, signature, EXISTS (SELECT 1 FROM spans s WHERE s.author = w.author AND s.seq = w.seq - 1)
+                   OR EXISTS (SELECT 1 FROM withheld x WHERE x.author = w.author AND x.seq = w.seq - 1) FROM withheld w";
+        let mut statement = match self.conn.prepare(sql) {
+            Ok(statement) => statement,
+            // The table is missing, which the schema check tells.
+            Err(_) if report.schema.iter().any(|name| name == "withheld") => return Ok(()),
+            Err(error) => return Err(fail(error)),
+        };
+        let mut rows = statement.query([]).map_err(fail)?;
+        while let Some(row) = rows.next().map_err(fail)? {
+            let (id, author): (String, String) = (row.get(0).map_err(fail)?, row.get(1).map_err(fail)?);
+            let signature: [u8; 64] = row.get(3).map_err(fail)?;
+            let broken =
+                |what: &str| Err(Broken { pos: None, id: Some(id.clone()), what: format!("the link of withheld span {id} {what}") });
+            let (Ok(span), Ok(author)) = (id.parse::<SpanId>(), author.parse::<B64<32>>()) else { return broken("cannot be read") };
+            if !self.tips.contains_key(&author) {
+                return broken("is of an author whose chain does not begin here");
+            }
+            if !row.get::<_, bool>(4).map_err(fail)? {
+                return broken("follows nothing that is here");
+            }
+            if !span::signed(&author, &span, &signature) {
+                return broken("is not signed by its author");
+            }
+            report.withheld += 1;
         }
         Ok(())
     }
 
     /// The first chain of an identity that no rotation links to the one of this ledger.
     fn stranger(&self) -> Option<Broken> {
-        let mut linked: Vec<B64<32>> = self.identity.into_iter().collect();
-        loop {
-            let next = self.rotations.iter().find_map(|(old, new)| match (linked.contains(old), linked.contains(new)) {
-                (true, false) => Some(*new),
-                (false, true) => Some(*old),
-                _ => None,
-            });
-            match next {
-                Some(next) => linked.push(next),
-                None => break,
-            }
-        }
+        let linked = super::devices::linked(self.identity?, &self.rotations);
         let (pos, id, _) = self.others.iter().find(|(_, _, identity)| !linked.contains(identity))?;
-        Some(Broken { pos: Some(*pos), id: Some(id.clone()), what: "its author is a device of another identity".to_owned() })
+        let what = "its author is a device of another identity".to_owned();
+        Some(Broken { pos: u64::try_from(*pos).ok(), id: Some(id.to_string()), what })
     }
 
     /// Projections that differ from those made anew.
-    fn differences(&self, conn: &Connection) -> Vec<String> {
-        let Some(fresh) = &self.fresh else { return Vec::new() };
-        let same = |table: &&str| matches!((dump(conn, table), dump(fresh, table)), (Ok(found), Ok(expected)) if found == expected);
-        project::TABLES.iter().filter(|table| !same(table)).map(|table| (*table).to_owned()).collect()
+    fn differences(&self) -> Vec<String> {
+        let same = |table: &&project::Table| same_rows(self.conn, self.fresh, table.dump).unwrap_or(false);
+        project::TABLES.iter().filter(|table| !same(table)).map(|table| table.name.to_owned()).collect()
     }
 }
 
-fn column<'a, T>(row: &'a Row<'_>, index: usize, read: impl Fn(&ValueRef<'a>) -> rusqlite::types::FromSqlResult<T>) -> Result<T, String> {
+fn in_time(before: SpanId, hlc: Hlc, span: &Span) -> Result<(), String> {
+    if hlc >= span.hlc {
+        return Err(format!("its time is not after that of span {before}, on which it builds"));
+    }
+    Ok(())
+}
+
+fn raw(row: &Row<'_>, known: i64) -> rusqlite::Result<(Raw, usize)> {
+    let mut values = [const { Value::Null }; 9];
+    for (index, value) in values.iter_mut().enumerate() {
+        *value = row.get(index)?;
+    }
+    let size = if let Value::Blob(bytes) = &values[7] { bytes.len() } else { 0 };
+    let known = matches!(values[0], Value::Integer(pos) if pos <= known);
+    Ok((Raw { values, known }, size))
+}
+
+fn number(pos: &Value) -> Option<u64> {
+    if let Value::Integer(pos) = pos { u64::try_from(*pos).ok() } else { None }
+}
+
+/// What can be said of each span by itself: position, id as it is written, and the span if it holds.
+fn check_piece(piece: Vec<Raw>) -> Vec<(Value, Option<String>, Result<Held, String>)> {
+    let known: Vec<bool> = piece.iter().map(|raw| raw.known).collect();
+    let mut checked: Vec<_> = piece.into_iter().map(check_alone).collect();
+    let asked = checked.iter().zip(&known).filter(|(_, known)| !**known);
+    let asked: Vec<_> =
+        asked.filter_map(|((_, _, held), _)| held.as_ref().ok()).map(|held| (held.span.author, held.id, held.signature)).collect();
+    if !signatures::all_hold(&asked) {
+        for ((_, _, held), _) in checked.iter_mut().zip(&known).filter(|(_, known)| !**known) {
+            if matches!(held, Ok(held) if !span::signed(&held.span.author, &held.id, &held.signature)) {
+                *held = Err("its signature does not hold".to_owned());
+            }
+        }
+    }
+    checked
+}
+
+fn check_alone(raw: Raw) -> (Value, Option<String>, Result<Held, String>) {
+    let shown = if let Value::Text(text) = &raw.values[1] { Some(text.chars().take(64).collect()) } else { None };
+    let held = hold(&raw.values);
+    let [pos, ..] = raw.values;
+    (pos, shown, held)
+}
+
+fn hold(values: &[Value; 9]) -> Result<Held, String> {
+    let Value::Blob(bytes) = &values[7] else { return Err(unreadable(7)) };
+    let id = span::id_of(bytes);
+    let Value::Text(written) = &values[1] else { return Err(unreadable(1)) };
+    if *written != id.to_string() {
+        return Err(format!("its bytes do not have its id; they hash to {id}"));
+    }
+    let span = Span::decode(bytes).map_err(|error| error.to_string())?;
+    let Value::Blob(signature) = &values[8] else { return Err(unreadable(8)) };
+    let signature = signature.as_slice().try_into().map_err(|_| "its signature is not 64 bytes long".to_owned())?;
+    columns_agree(values, &span)?;
+    Ok(Held { span, id, signature })
+}
+
+fn unreadable(column: usize) -> String {
     const NAMES: [&str; 9] = ["pos", "id", "author", "seq", "kind", "ms", "n", "bytes", "signature"];
-    let unreadable = || format!("its column {} cannot be read", NAMES[index]);
-    read(&row.get_ref(index).map_err(|_| unreadable())?).map_err(|_| unreadable())
+    format!("its column {} cannot be read", NAMES[column])
 }
 
 /// The columns repeat the bytes for the sake of indexes; they must not say anything else.
-fn columns_agree(row: &Row<'_>, span: &Span) -> Result<(), String> {
-    let number = |index| column(row, index, ValueRef::as_i64).map(|n| u64::try_from(n).ok());
+fn columns_agree(values: &[Value; 9], span: &Span) -> Result<(), String> {
+    let text = |column: usize, said: &str| matches!(&values[column], Value::Text(text) if text == said);
+    let count = |column: usize, said: u64| matches!(&values[column], Value::Integer(n) if u64::try_from(*n) == Ok(said));
     let agree = [
-        ("author", column(row, 2, ValueRef::as_str)? == span.author.to_string()),
-        ("seq", number(3)? == Some(span.seq)),
-        ("kind", column(row, 4, ValueRef::as_str)? == span.kind),
-        ("ms", number(5)? == Some(span.hlc.ms)),
-        ("n", number(6)? == Some(span.hlc.n)),
+        ("author", text(2, &span.author.to_string())),
+        ("seq", count(3, span.seq)),
+        ("kind", text(4, &span.kind)),
+        ("ms", count(5, span.hlc.ms)),
+        ("n", count(6, span.hlc.n)),
     ];
     match agree.iter().find(|(_, same)| !same) {
         Some((name, _)) => Err(format!("its column {name} says something else than its signed bytes")),
@@ -289,8 +532,22 @@ fn damaged_pages(conn: &Connection) -> Option<String> {
     }
 }
 
-fn dump(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Vec<rusqlite::types::Value>>> {
-    let mut statement = conn.prepare(&format!("SELECT * FROM {table} ORDER BY 1"))?;
-    let columns = statement.column_count();
-    statement.query_map([], |row| (0..columns).map(|i| row.get(i)).collect())?.collect()
+/// Whether a query finds the same in both; row by row, so that large tables need no memory.
+fn same_rows(one: &Connection, other: &Connection, sql: &str) -> rusqlite::Result<bool> {
+    let (mut one, mut other) = (one.prepare(sql)?, other.prepare(sql)?);
+    let columns = one.column_count();
+    let (mut one, mut other) = (one.query([])?, other.query([])?);
+    loop {
+        match (one.next()?, other.next()?) {
+            (None, None) => return Ok(true),
+            (Some(one), Some(other)) => {
+                for column in 0..columns {
+                    if one.get_ref(column)? != other.get_ref(column)? {
+                        return Ok(false);
+                    }
+                }
+            }
+            _ => return Ok(false),
+        }
+    }
 }

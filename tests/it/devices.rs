@@ -157,3 +157,98 @@ fn a_passphrase_protects_a_device_that_waits() {
     let _ = second.run(["device", "accept", text(&welcome["welcome"])].iter().chain(&words)).json();
     assert_eq!(second.line("identity show --passphrase-file passphrase.txt --json").json()["protection"], "passphrase");
 }
+
+/// Brings what one home knows to another, and says how many entries were new there.
+fn carry(from: &Home, to: &Home) -> u64 {
+    let file = from.work().join("carried.jsonl");
+    std::fs::write(&file, from.line("ledger export --quiet").ok()).unwrap();
+    let taken = to.run(["ledger", "import", file.to_str().unwrap(), "--json"]).json();
+    let _ = to.line("ledger verify --full").ok();
+    taken["spans"].as_u64().unwrap()
+}
+
+/// What a home knows of machines, grants, friends and devices; without what only a visit tells, or where it is.
+fn known(home: &Home) -> Value {
+    let names = |line: &str, list: &str, members: &[&str]| -> Vec<Value> {
+        let shown = home.line(&format!("{line} --json")).json();
+        let one = |row: &Value| members.iter().map(|member| row[*member].clone()).collect();
+        shown[list].as_array().unwrap_or_else(|| panic!("{line}: {shown}")).iter().map(one).collect()
+    };
+    serde_json::json!({
+        "machines": names("machine list", "machines", &["label", "node_key", "address"]),
+        "grants": names("grant list --all", "grants", &["id", "name", "node", "expires", "revoked"]),
+        "peers": names("peer list", "peers", &["id", "name", "state", "verified"]),
+        "devices": names("device list", "devices", &["key", "name", "since_ms"]),
+        "policy": home.line("policy show --json").json()["policy"].clone(),
+    })
+}
+
+#[test]
+fn two_devices_of_one_owner_carry_what_they_know_to_each_other() {
+    let (first, second) = pair();
+    join(&first, &second, "laptop");
+    let _ = first.line("machine deploy --on local --label home --listen 127.0.0.1").ok();
+    let _ = first.line("machine claim home").ok();
+    let _ = first.line("exit invite --node home --for anna").ok();
+    let _ = first.line("exit invite --node home --for bert").ok();
+    let _ = first.line("grant revoke bert --yes").ok();
+    let friend = Home::new();
+    let _ = friend.line("init").ok();
+    let _ = second.run(["peer", "add", friend.line("identity export --name carl").ok().trim()]).ok();
+
+    assert!(carry(&first, &second) > 0 && carry(&second, &first) > 0);
+    assert_eq!(known(&first), known(&second));
+    let all = known(&first);
+    let sizes: Vec<_> = ["machines", "grants", "peers", "devices"].iter().map(|list| all[list].as_array().unwrap().len()).collect();
+    assert_eq!(sizes, [1, 2, 1, 2], "{all}");
+    assert_eq!((carry(&first, &second), carry(&second, &first)), (0, 0), "nothing is new twice");
+    // Joining is no conflict.
+    assert!(!first.line("ledger log").ok().contains("conflict with"));
+
+    // Both write about the same, and neither knows of it.
+    let (anna, bert) = ("AT244KA2IF466VBOXBHQMRMHN7RVISC2", "BT244KA2IF466VBOXBHQMRMHN7RVISC2");
+    for (home, member, modes) in [(&first, anna, "once"), (&second, bert, "many")] {
+        let _ = home.line(&format!("ledger group family {member}")).ok();
+        std::fs::write(home.work().join("policy.toml"), format!("version = 1\n[invite]\nmodes = ['{modes}']\n")).unwrap();
+        let _ = home.line("policy set policy.toml").ok();
+    }
+    carry(&first, &second);
+    carry(&second, &first);
+    for (key, heads, last) in [("group/family", 2, &second), ("policy/owner", 2, &first)] {
+        let seen = |home: &Home| home.line(&format!("ledger inspect {key} --json")).json();
+        let (one, other) = (seen(&first), seen(&second));
+        assert_eq!((&one["winner"], one["heads"].as_array().unwrap().len()), (&other["winner"], heads), "{one} {other}");
+        let author = seen(last)["heads"].as_array().unwrap().iter().find(|head| head["id"] == one["winner"]).unwrap()["author"].clone();
+        let own =
+            last.line("device list --json").json()["devices"].as_array().unwrap().iter().find(|row| row["this"] == true).unwrap()["key"]
+                .clone();
+        assert_eq!(author, own, "{key}: {one}");
+    }
+    assert!(first.line("ledger log --key group/family").ok().contains("conflict with"));
+    assert_eq!(known(&first), known(&second));
+    let _ = first.line("machine destroy home --yes").ok();
+}
+
+#[test]
+fn a_device_that_joined_after_a_rotation_and_one_from_before_take_each_others_entries() {
+    let (first, second) = pair();
+    let _ = first.line("ledger note before").ok();
+    let _ = first.line("identity rotate --yes").ok();
+    join(&first, &second, "laptop");
+    let _ = second.line("ledger note after").ok();
+    assert!(carry(&second, &first) > 0 && carry(&first, &second) > 0);
+    assert_eq!(known(&first), known(&second));
+    assert_eq!(second.line("ledger log --kind note.* --json").json()["entries"].as_array().unwrap().len(), 2);
+    // A revoked device's later words are taken by nobody.
+    let _ = first.line("device revoke laptop --reason lost --yes").ok();
+    let _ = second.line("ledger note later").ok();
+    let file = second.work().join("late.jsonl");
+    let _ = second.run(["ledger", "export", "--out", file.to_str().unwrap()]).ok();
+    let refused = first.run(["ledger", "import", file.to_str().unwrap()]).fails(4);
+    assert!(refused.contains("was revoked after its number"), "{refused}");
+    // And it hears of that with the next export.
+    let _ = first.line("ledger export --out all.jsonl").ok();
+    let all = first.work().join("all.jsonl");
+    let _ = second.run(["ledger", "import", all.to_str().unwrap()]).ok();
+    assert!(second.line("ledger note more").fails(4).contains("was revoked"));
+}

@@ -11,6 +11,7 @@ mod grants;
 mod guard;
 mod home;
 mod identity;
+mod ledger;
 mod luck;
 mod machine;
 mod ndpi;

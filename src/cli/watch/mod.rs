@@ -13,7 +13,7 @@ use crate::config::{Label, rate, time};
 use crate::context::Context;
 use crate::encoding::short;
 use crate::error::{Code, Error, Result};
-use crate::ledger::{Filter, Follower};
+use crate::ledger::{Audience, Filter, Follower};
 use crate::machine::Seen;
 use crate::machine::watch::Watched;
 use frame::{FriendRow, Ink, MachineRow, Picture, Piece, frame};
@@ -106,7 +106,7 @@ impl<'a> Board<'a> {
         // Following begins before the past is read, so that nothing falls between the two.
         let follower = ledger.follow(Filter::default())?;
         let past = ledger.log(&Filter { limit: Some(ENTRIES), ..Filter::default() })?;
-        let entries = past.iter().map(|entry| Line::of(entry, ledger)).collect();
+        let entries = past.iter().map(|entry| Line::of(entry, ledger, &Audience::ThisDevice)).collect();
         Ok(Board { cx, machines: Vec::new(), trends: BTreeMap::new(), attention: Vec::new(), entries, news: Vec::new(), follower })
     }
 
@@ -124,8 +124,8 @@ impl<'a> Board<'a> {
             if self.entries.back().is_some_and(|last| last.pos >= entry.pos) {
                 continue;
             }
-            self.news.push(Line::of(&entry, ledger));
-            self.entries.push_back(Line::of(&entry, ledger));
+            self.news.push(Line::of(&entry, ledger, &Audience::ThisDevice));
+            self.entries.push_back(Line::of(&entry, ledger, &Audience::ThisDevice));
             if self.entries.len() > ENTRIES {
                 self.entries.pop_front();
             }

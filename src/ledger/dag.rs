@@ -1,0 +1,166 @@
+//! Who knew what when: heads, the past of a span, and spans about one key of which neither knew the other.
+//!
+//! An author's spans form a chain, so the past of a span is one number for each other author: up to where its author knew them.
+//! These numbers change only where a span names heads of others; there they are written down (table `known`).
+
+use super::span::{B64, Span, SpanId};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// A span by its author's number and its own; where it stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) chain: i64,
+    pub(super) seq: i64,
+    pub(super) pos: i64,
+}
+
+/// The number of an author, a new one if need be.
+pub(super) fn chain_of(tables: &Connection, author: &str) -> rusqlite::Result<i64> {
+    if let Some(n) = find_chain(tables, author)? {
+        return Ok(n);
+    }
+    tables.prepare_cached("INSERT INTO chains (author) VALUES (?1)")?.execute([author])?;
+    Ok(tables.last_insert_rowid())
+}
+
+fn find_chain(tables: &Connection, author: &str) -> rusqlite::Result<Option<i64>> {
+    tables.prepare_cached("SELECT n FROM chains WHERE author = ?1")?.query_row([author], |row| row.get(0)).optional()
+}
+
+/// The author and number of a span that is here or known to be withheld.
+pub(super) fn link(spans: &Connection, id: &SpanId) -> rusqlite::Result<Option<(String, i64)>> {
+    let sql = "SELECT author, seq FROM spans WHERE id = ?1 UNION ALL SELECT author, seq FROM withheld WHERE id = ?1 LIMIT 1";
+    spans.prepare_cached(sql)?.query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// Moves the heads, and notes what a span's author learned with it.
+pub(super) fn learn(tables: &Connection, spans: &Connection, chain: i64, id: &str, span: &Span) -> rusqlite::Result<()> {
+    let seq = i64::try_from(span.seq).unwrap_or(i64::MAX);
+    // A span that arrives after its successors (it was withheld before) does not become a head again.
+    let head = "INSERT INTO heads (author, id, seq) VALUES (?1, ?2, ?3)
+                ON CONFLICT (author) DO UPDATE SET id = excluded.id, seq = excluded.seq WHERE excluded.seq > seq";
+    tables.prepare_cached(head)?.execute(params![span.author.to_string(), id, seq])?;
+    for dep in &span.deps {
+        let Some((author, upto)) = link(spans, dep)? else { continue };
+        tables.prepare_cached("DELETE FROM heads WHERE author = ?1 AND seq <= ?2")?.execute(params![author, upto])?;
+        let other = chain_of(tables, &author)?;
+        raise(tables, chain, seq, other, upto)?;
+        for third in chains(tables)? {
+            if third != chain
+                && third != other
+                && let Some(upto) = knows(tables, other, upto, third)?
+            {
+                raise(tables, chain, seq, third, upto)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn raise(tables: &Connection, chain: i64, seq: i64, other: i64, upto: i64) -> rusqlite::Result<()> {
+    if knows(tables, chain, seq, other)?.is_some_and(|known| known >= upto) {
+        return Ok(());
+    }
+    let sql = "INSERT INTO known (chain, other, seq, upto) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET upto = excluded.upto";
+    tables.prepare_cached(sql)?.execute([chain, other, seq, upto]).map(drop)
+}
+
+fn chains(tables: &Connection) -> rusqlite::Result<Vec<i64>> {
+    tables.prepare_cached("SELECT n FROM chains ORDER BY n")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Up to which of `other`'s spans the author `chain` knew when it wrote `seq`; none if it knew nothing of it.
+pub(super) fn knows(tables: &Connection, chain: i64, seq: i64, other: i64) -> rusqlite::Result<Option<i64>> {
+    if chain == other {
+        return Ok(Some(seq));
+    }
+    let sql = "SELECT upto FROM known WHERE chain = ?1 AND other = ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT 1";
+    tables.prepare_cached(sql)?.query_row([chain, other, seq], |row| row.get(0)).optional()
+}
+
+/// Of each author the newest span about a key.
+pub(super) fn newest_of_each(tables: &Connection, key: &[u8; 16]) -> rusqlite::Result<Vec<Place>> {
+    chains(tables)?.into_iter().filter_map(|chain| last_before(tables, key, chain, i64::MAX).transpose()).collect()
+}
+
+/// An author's newest span about a key with a number up to `seq`.
+fn last_before(tables: &Connection, key: &[u8; 16], chain: i64, seq: i64) -> rusqlite::Result<Option<Place>> {
+    let sql = "SELECT seq, pos FROM keys WHERE key = ?1 AND chain = ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT 1";
+    tables
+        .prepare_cached(sql)?
+        .query_row(params![key, chain, seq], |row| Ok(Place { chain, seq: row.get(0)?, pos: row.get(1)? }))
+        .optional()
+}
+
+/// Whether `before` is `after` or in its past.
+fn reaches(tables: &Connection, after: Place, before: Place) -> rusqlite::Result<bool> {
+    Ok(knows(tables, after.chain, after.seq, before.chain)?.is_some_and(|upto| upto >= before.seq))
+}
+
+/// The spans about a key that no other span about it builds on. More than one is a conflict.
+pub(super) fn heads_of(tables: &Connection, key: &[u8; 16]) -> rusqlite::Result<Vec<Place>> {
+    let newest = newest_of_each(tables, key)?;
+    let mut heads = Vec::new();
+    for one in &newest {
+        let mut covered = false;
+        for other in newest.iter().filter(|other| other.chain != one.chain) {
+            covered |= reaches(tables, *other, *one)?;
+        }
+        if !covered {
+            heads.push(*one);
+        }
+    }
+    Ok(heads)
+}
+
+/// Of each author the newest span about a key that is in the past of all of these, or one of them.
+pub(super) fn common_past(tables: &Connection, key: &[u8; 16], of: &[Place]) -> rusqlite::Result<Vec<Place>> {
+    let mut found = Vec::new();
+    for chain in chains(tables)? {
+        let mut upto = Some(i64::MAX);
+        for place in of {
+            upto = upto.min(knows(tables, place.chain, place.seq, chain)?);
+        }
+        if let Some(upto) = upto {
+            found.extend(last_before(tables, key, chain, upto)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The spans about a key in the past of `to`, itself included, without those in the past of `from`; at most so many of each author.
+pub(super) fn between(tables: &Connection, key: &[u8; 16], from: Option<Place>, to: Place, limit: usize) -> rusqlite::Result<Vec<Place>> {
+    let mut found = Vec::new();
+    for chain in chains(tables)? {
+        let Some(upto) = knows(tables, to.chain, to.seq, chain)? else { continue };
+        let after = from.map(|from| knows(tables, from.chain, from.seq, chain)).transpose()?.flatten().unwrap_or(-1);
+        let sql = "SELECT seq, pos FROM keys WHERE key = ?1 AND chain = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq DESC LIMIT ?5";
+        let place = |row: &rusqlite::Row<'_>| Ok(Place { chain, seq: row.get(0)?, pos: row.get(1)? });
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut statement = tables.prepare_cached(sql)?;
+        found.extend(statement.query_map(params![key, chain, after, upto, limit], place)?.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    Ok(found)
+}
+
+/// Of each other author the newest span about the key that neither knew this one nor was known to it.
+pub(super) fn rivals(tables: &Connection, key: &[u8; 16], author: &B64<32>, seq: u64) -> rusqlite::Result<Vec<Place>> {
+    let Some(chain) = find_chain(tables, &author.to_string())? else { return Ok(Vec::new()) };
+    let this = Place { chain, seq: i64::try_from(seq).unwrap_or(i64::MAX), pos: 0 };
+    let mut found = Vec::new();
+    for other in chains(tables)?.into_iter().filter(|other| *other != chain) {
+        // From the newest back to the first that this one knew.
+        let first = knows(tables, chain, this.seq, other)?.unwrap_or(-1);
+        let mut candidate = last_before(tables, key, other, before_learning(tables, other, this)?)?;
+        candidate = candidate.filter(|place| place.seq > first);
+        found.extend(candidate);
+    }
+    Ok(found)
+}
+
+/// The last span of `other` before it learned of `this`.
+fn before_learning(tables: &Connection, other: i64, this: Place) -> rusqlite::Result<i64> {
+    let sql = "SELECT min(seq) FROM known WHERE chain = ?1 AND other = ?2 AND upto >= ?3";
+    let learned: Option<i64> = tables.prepare_cached(sql)?.query_row([other, this.chain, this.seq], |row| row.get(0))?;
+    Ok(learned.map_or(i64::MAX, |seq| seq - 1))
+}
