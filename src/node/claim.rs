@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 const MAX_ACTIVATIONS: usize = 3;
 /// What an answer gets to leave in before the node begins anew.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// What a new owner has to sign again what the former one granted, before that ends. He does it in his first visit.
+const SUCCESSION: Duration = Duration::from_secs(5);
 
 /// Speaks to whoever knows the bootstrap's cover key.
 pub(super) async fn serve(core: &Arc<Core>, mut pipe: Pipe) -> io::Result<()> {
@@ -104,13 +106,18 @@ async fn decide(core: &Arc<Core>, claim: &Claim, handshake_hash: &[u8; 32]) -> C
     }
 }
 
-/// The owner's new identity takes the place of the former one, whose sessions end: the node begins anew.
+/// The owner's new identity takes the place of the former one. Sessions under what the new one does not sign again end in a moment.
 async fn succeed(core: &Arc<Core>, former: [u8; 32], owner: [u8; 32]) -> ClaimReply {
     let gate = core.gate.clone();
     match tokio::task::spawn_blocking(move || gate.succeed(&former, &owner)).await {
         Ok(Ok(true)) => {
             core.log.event("owner.rotated").with("owner", crate::encoding::base64(&owner)).write();
-            begin_anew(core);
+            let core = core.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SUCCESSION).await;
+                let closed = core.gate.end_foreign();
+                core.log.event("owner.former").with("closed", closed).write();
+            });
             ClaimReply::Reconnected
         }
         Ok(Ok(false)) => ClaimReply::Refused(ClaimRefusal::AlreadyClaimed),

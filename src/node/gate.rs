@@ -29,6 +29,9 @@ use zeroize::Zeroizing;
 /// Grants that may be made of one and used; more are refused, so that a holder cannot fill the node's memory.
 const MAX_CHILDREN: usize = 256;
 
+/// Why a session ends whose grant only a former owner signed.
+const FORMER: &str = "owner-rotated";
+
 /// The node's door. Shared by all serving threads.
 pub struct Gate {
     state: State,
@@ -400,7 +403,8 @@ impl Gate {
             return None;
         }
         if role == Role::Control {
-            // The owner makes a new grant for each visit; they need no books.
+            // The owner makes a new grant for each visit; they need no account.
+            books.visits.push(live.clone());
             let meter = super::meter::GrantMeter::new(Usage::default());
             return Some((live, Meters([Arc::new(meter)].into())));
         }
@@ -440,8 +444,16 @@ impl Gate {
             let mut books = self.lock();
             books.owner = Some(*owner);
             books.generation += 1;
+            books.visits.iter().filter(|live| live.issuer != *owner).for_each(|live| {
+                live.end(FORMER);
+            });
         }
         Ok(done)
+    }
+
+    /// Ends sessions of those to whom only a former owner granted something. Returns how many.
+    pub fn end_foreign(&self) -> usize {
+        self.lock().end_foreign()
     }
 
     /// Ends every session.

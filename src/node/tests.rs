@@ -124,8 +124,14 @@ impl Place {
     }
 
     async fn visit(&self) -> Session {
+        self.visit_of(&owner()).await
+    }
+
+    async fn visit_of(&self, owner: &SigningKey) -> Session {
         let visit = Grant { subject: x25519_public(&VISITOR), role: Role::Control, ..grant(200) };
-        self.connect(&VISITOR, visit, None).await.unwrap()
+        let hello = Hello { grant: visit.sign(owner).encode(), bind: None, version: "test".into() };
+        let tcp = TcpStream::connect(self.node().address()).await.unwrap();
+        connect(tcp, &VISITOR, &self.node().key(), hello, now_s()).await.unwrap().0
     }
 }
 
@@ -223,10 +229,21 @@ async fn a_rotated_owner_takes_over_and_the_former_one_is_out() {
     assert_eq!(place.claim_by(&new, None, damaged).await, refused);
     assert!(!place.node().starts_over());
 
+    let (visit, friend, lucky) =
+        (place.visit().await, place.friend(Limits::default()).await, place.connect(&FRIEND, grant(2), None).await.unwrap());
     assert_eq!(place.claim_after(&new, &[first.clone(), second.clone()]).await, ClaimReply::Reconnected);
-    // It begins anew, so that no session of the former owner goes on.
-    within(Duration::from_secs(5), "the end of the first node", place.node().ended()).await;
-    assert!(place.node().starts_over());
+    // What the new key signs again goes on without a break.
+    let again = Grant { revision: 1, ..grant(2) }.sign(&new);
+    let now_owner = place.visit_of(&new).await;
+    let told = ask::<Renewed>(&now_owner, ControlRequest::Renew(vec![again.encode()])).await;
+    assert_eq!(told, Reply::Done(Renewed { news: 1, closed: 0 }));
+    // What it does not ends, the former owner's own visit first of all.
+    within(Duration::from_secs(20), "the end of the former owner's visit", visit.closed()).await;
+    within(Duration::from_secs(20), "the end of what only he granted", friend.closed()).await;
+    assert!(lucky.open(&EvidenceRequest::Show.first_bytes()).await.is_ok());
+    assert!(!now_owner.is_closed());
+    let shown = place.connect(&FRIEND, grant(2), None).await;
+    assert!(shown.is_ok(), "the old line still leads to what the new key signed: {shown:?}");
     place.start();
     assert_eq!(place.claim(&owner()).await, refused);
     assert_eq!(place.claim_after(&new, &[first, second]).await, ClaimReply::Reconnected);

@@ -12,6 +12,8 @@ use std::sync::{Arc, OnceLock};
 pub(super) struct Books {
     pub(super) owner: Option<[u8; 32]>,
     pub(super) grants: HashMap<GrantId, Entry>,
+    /// Sessions of the owner.
+    pub(super) visits: Vec<Arc<Live>>,
     pub(super) revoked: HashSet<Vec<u8>>,
     /// Grows with everything that could change a decision.
     pub(super) generation: u64,
@@ -75,7 +77,7 @@ impl Books {
                 entry.children += 1;
             }
         }
-        Books { owner: snapshot.owner, grants, revoked: snapshot.revoked.into_iter().collect(), generation: 0 }
+        Books { owner: snapshot.owner, grants, visits: Vec::new(), revoked: snapshot.revoked.into_iter().collect(), generation: 0 }
     }
 
     pub(super) fn entry(&mut self, id: &GrantId) -> &mut Entry {
@@ -104,6 +106,7 @@ impl Books {
 
     /// Takes it off again.
     pub(super) fn leave(&mut self, ids: &[GrantId], live: &Live) {
+        self.visits.retain(|other| other.id != live.id);
         for id in ids {
             if let Some(entry) = self.grants.get_mut(id) {
                 entry.live.retain(|other| other.id != live.id);
@@ -117,6 +120,14 @@ impl Books {
         let (old, newest) = (shown.grant(), self.grants.get(&shown.grant().id)?.newest.as_ref()?);
         let new = newest.grant();
         (new.subject == old.subject && new.revision > old.revision).then(|| newest.clone())
+    }
+
+    /// Ends what an owner granted who is not the owner any more, and the one who is has not signed again.
+    pub(super) fn end_foreign(&self) -> usize {
+        let Some(owner) = self.owner else { return 0 };
+        let is_foreign = |entry: &&Entry| entry.newest.as_ref().is_none_or(|newest| newest.grant().issuer != owner);
+        let foreign = self.grants.values().filter(is_foreign).flat_map(|entry| &entry.live);
+        foreign.filter(|live| live.issuer != owner && live.end(super::FORMER)).count()
     }
 
     /// What the owner sees of each grant, used last first.
@@ -145,13 +156,15 @@ pub struct Live {
     pub(super) keys: Vec<[u8; 32]>,
     /// What the owner allows it, without the times.
     pub(super) terms: Terms,
+    /// Who signed the grant that it came with.
+    pub(super) issuer: [u8; 32],
     session: OnceLock<Session>,
     ended: OnceLock<&'static str>,
 }
 
 impl Live {
     pub(super) fn new(id: u64, keys: Vec<[u8; 32]>, grant: &Grant) -> Arc<Live> {
-        Arc::new(Live { id, keys, terms: timeless(grant), session: OnceLock::new(), ended: OnceLock::new() })
+        Arc::new(Live { id, keys, terms: timeless(grant), issuer: grant.issuer, session: OnceLock::new(), ended: OnceLock::new() })
     }
 
     /// Hands over the session once it runs; closes it at once if it was ended in the meantime.
