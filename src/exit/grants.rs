@@ -9,6 +9,7 @@ use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Blob, GrantPassedOn, GrantRenewed, GrantReused, GrantRevoked};
 use crate::ledger::{B64, GrantRow, Machine, MachineState, PassedOn};
 use crate::owner::revocations::push;
+use crate::policy::{self, Act, Asked, Lend};
 use crate::session::messages::{GrantStatus, Revoked, Status};
 use crate::token::{Chain, Grant, Revocation, SignedGrant, Target, Terms};
 use crate::trust::lease_end;
@@ -103,6 +104,11 @@ pub async fn renew(cx: &Context, name_or_id: &str, renewal: &Renewal) -> Result<
     let mut scope = old.scope.clone();
     scope.paused = renewal.paused.unwrap_or(scope.paused);
     let already = expires == old.expires && scope == old.scope;
+    if expires > old.expires {
+        // Not a new one, so it does not count as one of today.
+        let lend = Lend { mode: old.mode.as_str(), life: expires.saturating_sub(now), bytes: old.limits.bytes, today: 0 };
+        policy::guard(cx, &Act::Lend(lend), row.name.as_str(), Asked::InEarnest)?;
+    }
     if !already {
         let new = Grant { expires, scope, revision: old.revision + 1, ..old.clone() }.sign(&cx.keyring()?.identity_key());
         let (revision, grant) = (new.grant().revision, Blob(new.encode()));

@@ -39,6 +39,17 @@ fn what_a_policy_refuses_is_not_done_and_is_recorded_with_its_rule() {
     let told: Value = serde_json::from_str(&home.line("exit invite --node home --for anna --mode many --json").stderr).unwrap();
     assert_eq!((&told["error"]["rule"], &told["error"]["entry"]), (&"invite.modes".into(), &span.as_str().into()), "{told}");
     let _ = home.line("exit invite --node home --for anna").ok();
+    // Nor is a rule that an invite kept to left by making it last longer.
+    std::fs::write(
+        home.work().join("short.toml"),
+        "version = 1\n[deploy]\nproviders = ['qemu']\n[invite]\nlongest = 172800\nper_day = 1\n",
+    )
+    .unwrap();
+    let _ = home.line("policy set short.toml").ok();
+    let longer = home.line("grant renew anna --lifetime 30d");
+    assert_eq!(longer.status, Some(4), "{longer}");
+    assert!(longer.stderr.contains("invite.longest"), "{longer}");
+    let _ = home.line("grant renew anna --lifetime 47h").ok();
     let second = home.line("exit invite --node home --for bert");
     assert_eq!(second.status, Some(4), "{second}");
     assert!(second.stderr.contains("invite.per_day"), "{second}");
