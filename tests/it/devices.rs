@@ -23,7 +23,7 @@ fn text(value: &Value) -> &str {
 }
 
 /// Joins to the end, and gives back the answer that was approved.
-fn join(first: &Home, second: &Home, name: &str) -> String {
+pub(crate) fn join(first: &Home, second: &Home, name: &str) -> String {
     let answer = text(&answer(second, &code(first), name)["answer"]).to_owned();
     let welcome = first.run(["device", "approve", &answer, "--yes", "--json"]).json();
     let joined = second.run(["device", "accept", text(&welcome["welcome"]), "--json"]).json();
@@ -159,7 +159,7 @@ fn a_passphrase_protects_a_device_that_waits() {
 }
 
 /// Brings what one home knows to another, and says how many entries were new there.
-fn carry(from: &Home, to: &Home) -> u64 {
+pub(crate) fn carry(from: &Home, to: &Home) -> u64 {
     let file = from.work().join("carried.jsonl");
     std::fs::write(&file, from.line("ledger export --quiet").ok()).unwrap();
     let taken = to.run(["ledger", "import", file.to_str().unwrap(), "--json"]).json();

@@ -19,6 +19,7 @@ mod net;
 mod peers;
 mod policy;
 mod readme;
+mod record;
 mod story;
 mod tor;
 mod tornet;
