@@ -8,7 +8,7 @@ use super::web::{GREETING, Web};
 use serde_json::Value;
 
 /// A refusal, explained: the rule with its meaning, and whether an entry is named.
-fn refused(ran: Ran, rule: &str, entry: bool) {
+fn refused(ran: &Ran, rule: &str, entry: bool) {
     assert_eq!(ran.status, Some(4), "{ran}");
     for said in ["error:", "hint:", &format!("rule: {rule}")] {
         assert!(ran.stderr.contains(said), "{said}: {ran}");
@@ -46,24 +46,24 @@ fn three_homes_from_the_first_word_to_the_last() {
     let (of_anna, of_laptop) = (line_of(&anna, "anna"), line_of(laptop, "olga"));
     let _ = laptop.run(["peer", "add", &of_anna]).ok();
     let _ = anna.run(["peer", "add", &of_laptop]).ok();
-    refused(laptop.line("peer trust anna --explain"), "peer-unverified", true);
+    refused(&laptop.line("peer trust anna --explain"), "peer-unverified", true);
     let said = words(&anna, "olga");
     assert_eq!(said, words(laptop, "anna"));
-    refused(laptop.run(["peer", "verify", "anna", "--words", &said.replace(' ', " x"), "--explain"]), "peer-words", true);
+    refused(&laptop.run(["peer", "verify", "anna", "--words", &said.replace(' ', " x"), "--explain"]), "peer-words", true);
     for (home, peer) in [(laptop, "anna"), (&anna, "olga")] {
         let _ = home.run(["peer", "verify", peer, "--words", &said]).ok();
         let _ = home.line(&format!("peer trust {peer}")).ok();
     }
-    refused(laptop.run(["peer", "add", &line_of(&bert, "anna"), "--explain"]), "peer-key-changed", true);
+    refused(&laptop.run(["peer", "add", &line_of(&bert, "anna"), "--explain"]), "peer-key-changed", true);
 
     // The phone joins; somebody else's device does not. It has the whole record, and grants what the laptop deployed.
     let answered = join(laptop, &phone, "phone");
-    refused(anna.run(["device", "approve", &answered, "--yes", "--explain"]), "device-of-another-owner", false);
+    refused(&anna.run(["device", "approve", &answered, "--yes", "--explain"]), "device-of-another-owner", false);
     carry(laptop, &phone);
     assert_eq!(phone.line("peer show anna --json").json()["state"], "trusted");
     std::fs::write(phone.work().join("policy.toml"), "version = 1\n[invite]\nmodes = ['once']\n").unwrap();
     let _ = phone.line("policy set policy.toml").ok();
-    refused(phone.line("exit invite --node home --for anna --mode many --explain"), "invite.modes", true);
+    refused(&phone.line("exit invite --node home --for anna --mode many --explain"), "invite.modes", true);
     let sealed = phone.line("grant create --node home --for anna --to anna --delegable 1 --quiet").ok();
     assert_eq!(try_curl(&bert, sealed.trim(), &web.url("/")).status, Some(4), "it is not for him");
 
@@ -84,7 +84,7 @@ fn three_homes_from_the_first_word_to_the_last() {
     // Revoke: the phone takes back what it granted, and whatever was made of it ends with it.
     let _ = phone.line("grant revoke anna --yes").ok();
     for home in [&anna, &bert] {
-        refused(home.line("exit connect home --explain"), "grant-revoked", false);
+        refused(&home.line("exit connect home --explain"), "grant-revoked", false);
     }
     carry(&phone, laptop);
     let why = laptop.line("policy why anna example.org:443 --json").json();
@@ -96,7 +96,7 @@ fn three_homes_from_the_first_word_to_the_last() {
     let friend = Home::new();
     let _ = friend.run(["exit", "accept", dora.trim()]).ok();
     let _ = laptop.run(["device", "revoke", "phone", "--reason", "lost", "--yes"]).ok();
-    refused(laptop.run(["device", "approve", &answered, "--yes", "--explain"]), "device-revoked", false);
+    refused(&laptop.run(["device", "approve", &answered, "--yes", "--explain"]), "device-revoked", false);
     let rotated = laptop.line("identity rotate --name olga --yes --json").json();
     let learned = anna.run(["identity", "import", rotated["blob"].as_str().unwrap(), "--json"]).json();
     assert_eq!((&learned["outcome"], &learned["state"]), (&"rotated".into(), &"trusted".into()));
