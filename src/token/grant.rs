@@ -38,7 +38,7 @@ pub(super) mod key {
 pub mod reserved {
     /// How long before the end the friend is warned. Restricts nothing.
     pub const WARN_BEFORE: u64 = 17;
-    /// A grant of which this one is a narrower copy with a signature of its own; see [`super::Chain`] for copies without one.
+    /// A grant of which this one is a narrower copy with a signature of its own; see [`Chain`](crate::token::Chain) for copies without one.
     pub const PARENT: u64 = 18;
     /// The state of the owner's ledger when this was signed. Restricts nothing.
     pub const CHECKPOINT: u64 = 19;
