@@ -177,7 +177,9 @@ fn the_examples_of_images_run() {
         std::fs::copy(package, home.work().join(name)).unwrap();
     }
     let ran = run_examples(&home, needs_image);
-    let _ = home.line("machine destroy vm --yes");
+    for label in ["vm", "vault"] {
+        let _ = home.line(&format!("machine destroy {label} --yes"));
+    }
     assert!(ran >= 5, "only {ran} examples");
 }
 
