@@ -10,6 +10,7 @@ use crate::attest::tpm::public::Public;
 use crate::attest::tpm::quote::{Quote, verify};
 use crate::attest::x509::{Certificate, Crl, chain};
 use crate::attest::{Policy, eventlog};
+use crate::config::{Destination, Pattern};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
@@ -24,7 +25,6 @@ use crate::token::{
     Caveat, Chain, Code, Invite, SecretIdentity, SignedAnswer, SignedGrant, SignedIdentity, SignedLease, SignedRevocation, SignedRotation,
     SignedRules, Welcome, base45,
 };
-use crate::trust::{Destination, Pattern};
 
 /// One decoder under test.
 pub struct Target {

@@ -4,16 +4,15 @@ use super::Call;
 use super::complete;
 use super::output::{Look, View, count, table, when};
 use crate::attest::Rung;
+use crate::config::Destination;
 use crate::config::time::parse_duration;
 use crate::config::{Label, fs, parse_bytes};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
-use crate::ledger::kinds::{Body, GrantIssued, GrantRevoked, MachineDeployed};
-use crate::ledger::{B64, Filter, GrantRow, PolicyRow};
+use crate::ledger::kinds::{Body, GrantIssued, MachineDeployed};
+use crate::ledger::{B64, PolicyRow};
 use crate::machine;
-use crate::policy::{self, Act, Answer, Change, Current, Decision, Lend, Lent, MAX_POLICY, Policy};
-use crate::token::SignedGrant;
-use crate::trust::Destination;
+use crate::policy::{self, Act, Answer, Change, Current, Decision, Lend, MAX_POLICY, Policy};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
@@ -392,39 +391,9 @@ impl View for Explained {
 }
 
 fn why(call: &Call, cx: &Context, args: &WhyArgs) -> Result<()> {
-    let (current, ledger, now) = (policy::current(cx)?, cx.ledger()?, cx.now());
-    let grants = ledger.grants_for(&args.friend)?.iter().map(|grant| lent(cx, grant, now)).collect::<Result<Vec<_>>>()?;
-    let span = current.row.as_ref().map(|row| row.span.to_string());
-    let answer = policy::why(&current.policy, span.as_deref(), &grants, args.friend.as_str(), &args.to);
+    let (current, answer) = policy::explain(cx, &args.friend, &args.to)?;
     if args.to.name.is_some() && current.policy.reach.iter().flat_map(|rule| &rule.to).any(|to| to.needs_address()) {
         call.out.say("Some rules are about addresses; what this name resolves to can still be refused by them.");
     }
     call.out.show(&Explained { friend: args.friend.clone(), to: args.to.to_string(), answer })
-}
-
-fn lent(cx: &Context, grant: &GrantRow, now: u64) -> Result<Lent> {
-    let signed = SignedGrant::decode(&grant.signed).map_err(|error| {
-        Error::new(Code::Ledger, format!("grant {} is recorded in a way that cannot be read", grant.id))
-            .cause(error)
-            .hint("portdistrict ledger verify")
-    })?;
-    let list = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<_>>>();
-    let scope = &signed.grant().scope;
-    let revoked = match &grant.revoked {
-        Some(_) => Some(revoked_by(cx, grant)?),
-        None => None,
-    };
-    let in_time = time_is(grant, now) && !scope.paused;
-    Ok(Lent { span: grant.span.to_string(), revoked, in_time, allow: list(&scope.allow)?, deny: list(&scope.deny)? })
-}
-
-/// The entry that revoked a grant first.
-fn revoked_by(cx: &Context, grant: &GrantRow) -> Result<String> {
-    let filter = Filter { kind: Some(GrantRevoked::KIND.to_owned()), ..Filter::default() };
-    let (id, entries) = (grant.id.to_string(), cx.ledger()?.log(&filter)?);
-    Ok(entries.iter().find(|entry| entry.span.body.get("id").is_some_and(|found| *found == id)).map_or(id, |entry| entry.id.to_string()))
-}
-
-fn time_is(grant: &GrantRow, now: u64) -> bool {
-    (grant.not_before..grant.expires).contains(&now)
 }

@@ -1,9 +1,9 @@
 //! What narrows a grant, as flags: the same for the owner who issues one and for the holder who passes one on.
 
+use crate::config::Pattern;
 use crate::config::{parse_bytes, parse_rate};
 use crate::error::{Code, Error, Result};
 use crate::token::{Limits, Scope, Way, Window};
-use crate::trust::Pattern;
 use clap::ValueHint;
 
 /// Amounts, places, hours and devices.

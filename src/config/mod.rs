@@ -3,6 +3,7 @@
 //! Nothing here touches the disk until asked: finding [`Paths`] reads the environment only, so that help and completion
 //! work with a broken home.
 
+mod destination;
 pub mod fs;
 mod label;
 mod paths;
@@ -10,6 +11,7 @@ mod settings;
 pub mod size;
 pub mod time;
 
+pub use destination::{Destination, Pattern, Ports, check_glob, glob};
 pub use label::Label;
 pub use paths::Paths;
 pub use settings::{ConnectSettings, DEFAULT as DEFAULT_SETTINGS, InviteSettings, KeySource, KeyringSettings, Settings};

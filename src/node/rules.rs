@@ -2,9 +2,9 @@
 
 use super::core::Core;
 use super::egress::Reason;
+use crate::config::Destination;
 use crate::error::{Code, Error, Result};
 use crate::token::{Rules, SignedRules};
-use crate::trust::Destination;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -2,8 +2,8 @@
 
 use super::document::{Policy, Reach};
 use crate::attest::Rung;
+use crate::config::{Destination, glob};
 use crate::config::{bytes, time};
-use crate::trust::{Destination, glob};
 use serde::Serialize;
 
 /// What somebody is about to do.

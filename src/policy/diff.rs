@@ -2,7 +2,7 @@
 
 use super::decide::{Act, decide};
 use super::document::Policy;
-use crate::trust::Destination;
+use crate::config::Destination;
 use serde::Serialize;
 
 /// One thing that changes.

@@ -1,8 +1,8 @@
 //! The document: what can stand in `policy.toml`, in the span `policy.set`, and what each part means when it is left out.
 
 use crate::attest::Rung;
+use crate::config::{Pattern, check_glob};
 use crate::error::{Code, Error, Result};
-use crate::trust::{Pattern, check_glob};
 use serde::{Deserialize, Serialize};
 
 /// The longest text of a policy; its span must stay below the ledger's limit.

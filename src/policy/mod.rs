@@ -6,6 +6,7 @@
 mod decide;
 mod diff;
 mod document;
+mod explain;
 mod record;
 #[cfg(test)]
 mod reference;
@@ -15,6 +16,7 @@ mod why;
 pub use decide::{Act, Decision, Lend, decide};
 pub use diff::{Change, diff};
 pub use document::{Claim, Deploy, Invite, MAX_POLICY, Policy, Reach};
+pub use explain::explain;
 pub use record::{Asked, Current, current, guard, set, today};
 pub use rules::{is_about, rules_for, unheard};
-pub use why::{Answer, Lent, why};
+pub use why::Answer;

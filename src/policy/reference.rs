@@ -3,7 +3,7 @@
 use super::document::{Claim, Deploy, Invite, Policy, Reach};
 use super::{Act, Lend, decide};
 use crate::attest::Rung;
-use crate::trust::Destination;
+use crate::config::Destination;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -2,22 +2,22 @@
 
 use super::decide::{Act, decide};
 use super::document::Policy;
-use crate::trust::{Destination, Pattern};
+use crate::config::{Destination, Pattern};
 use serde::Serialize;
 
 /// A grant, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lent {
+pub(super) struct Lent {
     /// The span that issued it.
-    pub span: String,
+    pub(super) span: String,
     /// The span that revoked it.
-    pub revoked: Option<String>,
+    pub(super) revoked: Option<String>,
     /// Whether its time is now.
-    pub in_time: bool,
+    pub(super) in_time: bool,
     /// Where it leads; empty means everywhere.
-    pub allow: Vec<Pattern>,
+    pub(super) allow: Vec<Pattern>,
     /// Where it does not lead, whatever `allow` says.
-    pub deny: Vec<Pattern>,
+    pub(super) deny: Vec<Pattern>,
 }
 
 /// The answer.
@@ -45,7 +45,7 @@ impl Lent {
 }
 
 /// Explains. `policy` comes with the span that set it; `grants` are all that were ever issued to `who`.
-pub fn why(policy: &Policy, set_by: Option<&str>, grants: &[Lent], who: &str, to: &Destination) -> Answer {
+pub(super) fn why(policy: &Policy, set_by: Option<&str>, grants: &[Lent], who: &str, to: &Destination) -> Answer {
     let decision = decide(policy, &Act::Reach { who, to });
     if let (false, Some(span)) = (decision.allowed, set_by) {
         // Without the policy the grants alone would answer; if they say no as well, the policy does not decide.

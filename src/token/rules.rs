@@ -1,9 +1,9 @@
 //! The owner's signed word on where whose guests may go: the part of the policy that a node keeps and enforces.
 
 use super::{LATEST, signed};
+use crate::config::{Destination, Pattern};
 use crate::encoding::cbor::{CborError, Map, Value};
 use crate::keyring;
-use crate::trust::{Destination, Pattern};
 use ed25519_dalek::SigningKey;
 
 /// The largest signed form; fits one control request.

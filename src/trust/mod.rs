@@ -1,7 +1,6 @@
 //! Who may do what, decided from a request and known facts alone, without a clock, a disk or a network.
 
 mod authorize;
-mod destination;
 mod reach;
 mod refusal;
 mod rule;
@@ -9,7 +8,6 @@ mod rule;
 mod tests;
 
 pub use authorize::{Admission, Decision, Facts, Level, Request, authorize, lease_end, standing};
-pub use destination::{Destination, Pattern, Ports, check_glob, glob};
 pub use reach::{ByName, Reach};
 pub use refusal::{Refusal, UnknownRefusal};
 pub use rule::{MAX_RULES, Rule};

@@ -4,7 +4,7 @@
 //! says nothing about an address that is asked for as such, and the other way round: whoever must not reach a service at
 //! all is denied its networks.
 
-use super::destination::{Destination, Pattern};
+use crate::config::{Destination, Pattern};
 use crate::error::Result;
 use std::net::IpAddr;
 

@@ -96,7 +96,7 @@ enum Host {
 /// A destination, or many: `example.org:443`, `*.example.org`, `10.0.0.0/8:80-90`, `*:25`.
 ///
 /// ```
-/// use portdistrict::trust::Pattern;
+/// use portdistrict::config::Pattern;
 /// let pattern: Pattern = "*.example.org:443".parse().unwrap();
 /// assert!(pattern.covers(&"www.example.org:443".parse().unwrap()));
 /// assert!(!pattern.covers(&"example.org:443".parse().unwrap()));
