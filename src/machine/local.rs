@@ -2,16 +2,15 @@
 
 use super::check::Check;
 use super::folder::Folder;
+use super::node_files::{CONFIG, COVER, NodeFiles, SEED, STATE, TOR_SETTINGS};
 use super::process::Process;
 use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power, Provider, Site};
 use super::{service, tail};
 use crate::attest::Rung;
 use crate::config::fs::{check_private_dir, shell_quote, write_private};
-use crate::encoding::base64;
 use crate::error::{Code, Doing, Error, Result};
 use crate::owner::ready::{self, Ready};
 use crate::progress::{Progress, Step};
-use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,18 +18,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use zeroize::Zeroizing;
 
 /// How long a node may take until it says that it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a node may take to end its streams when asked to stop.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Names within a machine's folder that its configuration mentions; relative, so that a home can be moved.
-const STATE: &str = "node";
-const COVER: &str = "cover";
-const SEED: &str = "seed";
-const TOR_SETTINGS: &str = "arti.toml";
 
 /// The files of one machine.
 struct Files {
@@ -44,41 +36,13 @@ struct Files {
 impl Files {
     fn of(dir: &Path) -> Files {
         Files {
-            config: dir.join("node.toml"),
+            config: dir.join(CONFIG),
             out: dir.join("node.out"),
             log: dir.join("node.log"),
             process: dir.join("process.json"),
             service: dir.join("service"),
         }
     }
-}
-
-/// The node's configuration as this provider writes it; `node` reads and documents the same names.
-#[derive(Serialize)]
-struct NodeFile<'a> {
-    label: &'a str,
-    listen: SocketAddr,
-    state_dir: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
-    claim_by_anyone: bool,
-    bootstrap_cover_file: &'a str,
-    allow: &'a [String],
-    log_destinations: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed_file: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tor: Option<TorSection<'a>>,
-}
-
-/// Its section `[tor]`.
-#[derive(Serialize)]
-struct TorSection<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    config_file: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    bridges: &'a [String],
-    self_test: bool,
 }
 
 /// The provider.
@@ -260,31 +224,15 @@ impl Drop for Unfinished<'_> {
 /// Writes what the node needs to know.
 fn configure(plan: &Plan, listen: SocketAddr) -> Result<()> {
     let files = Files::of(&plan.dir);
-    let file = NodeFile {
-        label: plan.label.as_str(),
-        listen,
-        state_dir: STATE,
-        owner: plan.owner.map(|owner| base64(&owner)),
-        claim_by_anyone: plan.owner.is_none(),
-        bootstrap_cover_file: COVER,
-        allow: &plan.allow,
-        log_destinations: plan.log_destinations,
-        seed_file: plan.seed.as_ref().map(|_| SEED),
-        tor: plan.tor.as_ref().map(|tor| TorSection {
-            config_file: tor.settings_text.as_ref().map(|_| TOR_SETTINGS),
-            bridges: &tor.bridges,
-            self_test: tor.self_test,
-        }),
-    };
-    let text = toml::to_string(&file).map_err(|e| Error::new(Code::Failed, "cannot write the node's configuration").cause(e))?;
-    write_private(&plan.dir.join(COVER), base64(&plan.cover).as_bytes())?;
-    if let Some(seed) = &plan.seed {
-        write_private(&plan.dir.join(SEED), Zeroizing::new(base64(&**seed)).as_bytes())?;
+    let contents = NodeFiles::of(plan, listen)?;
+    write_private(&plan.dir.join(COVER), contents.cover.as_bytes())?;
+    if let Some(seed) = &contents.seed {
+        write_private(&plan.dir.join(SEED), seed.as_bytes())?;
     }
-    if let Some(text) = plan.tor.as_ref().and_then(|tor| tor.settings_text.as_ref()) {
+    if let Some(text) = &contents.tor_settings {
         write_private(&plan.dir.join(TOR_SETTINGS), text.as_bytes())?;
     }
-    write_private(&files.config, text.as_bytes())
+    write_private(&files.config, contents.config.as_bytes())
 }
 
 /// This very program, which is what the node runs too.

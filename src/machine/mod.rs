@@ -9,6 +9,7 @@ pub mod check;
 pub mod claim;
 mod folder;
 mod local;
+mod node_files;
 mod packages;
 mod permit;
 pub mod predict;
