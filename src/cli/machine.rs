@@ -7,7 +7,7 @@ use super::sight::{Checks, Sight, seed_in_words};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
-use crate::machine::{self, Accel, CloudPlan, Kind, Order, TorOrder, VmPlan};
+use crate::machine::{self, Accel, CloudPlan, Kind, Order, Server, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
 use crate::owner::metadata::OnFailure;
@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a virtual machine has unless told otherwise; enough for a node with Tor.
 const MEMORY: u32 = 256;
@@ -38,6 +39,7 @@ pub(super) enum MachineCommand {
     List(ListArgs),
     Show(ShowArgs),
     Logs(LogsArgs),
+    Upgrade(UpgradeArgs),
     Destroy(DestroyArgs),
     Doctor(DoctorArgs),
 }
@@ -58,7 +60,9 @@ pub(super) enum MachineCommand {
                              A virtual machine, from the image that `machine build -o out` made:\n    \
                              portdistrict machine deploy --on qemu --image out --label vm\n  \
                              One that keeps its key to itself, in its TPM:\n    \
-                             portdistrict machine deploy --on qemu --image out --label vault --tpm --seed sealed")]
+                             portdistrict machine deploy --on qemu --image out --label vault --tpm --seed sealed\n  \
+                             On a server that you reach by SSH; see first what would be done:\n    \
+                             portdistrict machine deploy --on ssh --host root@server.example.org --label berlin --dry-run")]
 pub(super) struct DeployArgs {
     /// Where to deploy
     #[arg(long, value_name = "PROVIDER", value_parser = providers())]
@@ -103,6 +107,9 @@ pub(super) struct DeployArgs {
     /// Server to deploy to with --on ssh, as ssh takes it: root@server, or a name of its configuration
     #[arg(long, value_name = "HOST", value_parser = ssh_host, value_hint = ValueHint::Hostname)]
     host: Option<String>,
+    /// Another build of this program to run there, for another processor
+    #[arg(long, value_name = "FILE", requires = "host", value_hint = ValueHint::FilePath)]
+    program: Option<PathBuf>,
     #[command(flatten)]
     vm: VmArgs,
     #[command(flatten)]
@@ -215,15 +222,7 @@ impl CloudArgs {
 
 /// A destination for ssh that it cannot take for an option or for words of a shell.
 fn ssh_host(text: &str) -> Result<String> {
-    let good = !text.is_empty()
-        && !text.starts_with('-')
-        && text.len() <= 255
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "@._-:[]%".contains(c));
-    if good {
-        return Ok(text.to_owned());
-    }
-    Err(Error::new(Code::Usage, format!("{text:?} is no server for ssh"))
-        .hint("write it as root@server.example.org, or as a name of ~/.ssh/config"))
+    text.parse::<machine::ServerName>().map(|name| name.to_string())
 }
 
 /// Take possession of a machine and pin its key
@@ -287,6 +286,30 @@ pub(super) struct LogsArgs {
     lines: usize,
 }
 
+/// Give a machine on a server this version of the program
+///
+/// It keeps its key, its owner and its guests' grants; sessions end and come back by themselves. If its node does not get ready, it
+/// runs the old program again, with its memory as it was.
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  See first what would be done:\n    portdistrict machine upgrade berlin --dry-run\n  \
+                             This very program:\n    portdistrict machine upgrade berlin\n  \
+                             Another build, with little time to get ready:\n    \
+                             portdistrict machine upgrade berlin --program ./portdistrict --within 20s")]
+pub(super) struct UpgradeArgs {
+    /// Machine to upgrade
+    #[arg(value_name = "LABEL", add = complete::machines())]
+    label: Label,
+    /// Another build of this program, for another processor
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    program: Option<PathBuf>,
+    /// How long it may take until its node is ready; a minute unless given, and more with Tor
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::time::parse_duration, value_hint = ValueHint::Other)]
+    within: Option<Duration>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// End a machine and remove everything that deploy made
 ///
 /// This cannot be undone: its key is gone, and every invite to it is dead.
@@ -317,6 +340,15 @@ pub(super) struct DoctorArgs {
     /// Provider whose needs to check
     #[arg(long, value_name = "PROVIDER", value_parser = providers(), default_value = "local")]
     on: String,
+    /// Server to look at with --on ssh
+    #[arg(long, value_name = "HOST", value_parser = ssh_host, conflicts_with = "label", value_hint = ValueHint::Hostname)]
+    host: Option<String>,
+    /// Port that must be free there
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true, requires = "host", value_hint = ValueHint::Other)]
+    port: u16,
+    /// Another build of this program to run there, for another processor
+    #[arg(long, value_name = "FILE", requires = "host", value_hint = ValueHint::FilePath)]
+    program: Option<PathBuf>,
 }
 
 /// `host:port`, checked as far as that goes without asking the network.
@@ -352,10 +384,16 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::List(_) => list(call),
         MachineCommand::Show(args) => show(call, &args.label),
         MachineCommand::Logs(args) => logs(call, &args),
+        MachineCommand::Upgrade(args) => upgrade(call, &args),
         MachineCommand::Destroy(args) => destroy(call, &args),
         MachineCommand::Doctor(args) => {
             let cx = call.context()?;
-            let checks = call.block_on(machine::doctor(&cx, args.on.parse()?, args.label.as_ref()))?;
+            let on: Kind = args.on.parse()?;
+            let checks = match args.host {
+                Some(_) if on != Kind::Ssh => return Err(Error::new(Code::Usage, "--host goes with --on ssh").hint("--on ssh")),
+                Some(host) => call.block_on(machine::examine_server(&cx, &Server { host, program: args.program }, args.port))?,
+                None => call.block_on(machine::doctor(&cx, on, args.label.as_ref()))?,
+            };
             Checks::new(checks).show(call)
         }
     }
@@ -386,7 +424,7 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         tor,
         cloud: args.cloud.plan(on, &args.vm)?,
         vm: args.vm.plan(on)?,
-        host: args.host,
+        host: args.host.map(|host| Server { host, program: args.program }),
     };
     if args.dry_run {
         return call.out.show(&Steps { would: call.block_on(machine::describe(&cx, &order))? });
@@ -569,6 +607,32 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
         call.out.raw((text + "\n").as_bytes())
     };
     call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
+}
+
+fn upgrade(call: &Call, args: &UpgradeArgs) -> Result<()> {
+    let cx = call.context()?;
+    let (label, program) = (&args.label, args.program.as_deref());
+    if args.dry_run {
+        return call.out.show(&Steps { would: machine::describe_upgrade(&cx, label, program)? });
+    }
+    let progress = call.out.progress();
+    let done = call.block_on(machine::upgrade(&cx, label, program, args.within, &*progress))?;
+    call.out.show(&Upgraded { label: label.clone(), before: done.before, now: done.now })
+}
+
+/// A machine with another program.
+#[derive(Serialize)]
+struct Upgraded {
+    label: Label,
+    /// The first digits of the programs' SHA-256.
+    before: String,
+    now: String,
+}
+
+impl View for Upgraded {
+    fn text(&self, look: &Look) -> String {
+        fields(&[("machine", look.bold(&self.label)), ("program", self.now.clone()), ("before", self.before.clone())])
+    }
 }
 
 fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {

@@ -481,6 +481,8 @@ mod tests {
             seed: None,
             tor: None,
             vm: None,
+            cloud: None,
+            host: None,
         }
     }
 

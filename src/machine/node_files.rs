@@ -74,8 +74,7 @@ impl NodeFiles {
             }),
         };
         Ok(NodeFiles {
-            config: toml::to_string(&config)
-                .map_err(|e| Error::new(Code::Failed, "cannot write the node's configuration").cause(e))?,
+            config: toml::to_string(&config).map_err(|e| Error::new(Code::Failed, "cannot write the node's configuration").cause(e))?,
             cover: Zeroizing::new(base64(&plan.cover)),
             seed: plan.seed.as_ref().map(|seed| Zeroizing::new(base64(&**seed))),
             tor_settings: plan.tor.as_ref().and_then(|tor| tor.settings_text.clone()),

@@ -121,8 +121,17 @@ pub struct Plan {
     pub vm: Option<VmPlan>,
     /// The virtual machine, where it is one of a cloud.
     pub cloud: Option<CloudPlan>,
-    /// The server, where it is reached by SSH: as `ssh` takes it, as in `root@server` or a name of its configuration.
-    pub host: Option<String>,
+    /// The server, where it is reached by SSH.
+    pub host: Option<Server>,
+}
+
+/// A server that is reached by SSH, and what is to run there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// As `ssh` takes it, as in `root@server` or a name of its configuration.
+    pub host: String,
+    /// Another build of this program, for another processor; this very one if absent.
+    pub program: Option<PathBuf>,
 }
 
 /// How a cloud is to make a machine; what is absent is as the cloud's settings say, or as is usual there.
