@@ -20,6 +20,7 @@ mod peers;
 mod policy;
 mod readme;
 mod record;
+mod ssh;
 mod story;
 mod tor;
 mod tornet;

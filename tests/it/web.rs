@@ -1,4 +1,4 @@
-//! A small web server on loopback: a greeting, a large file, and a page that never ends.
+//! A small web server, on loopback unless told otherwise: a greeting, a large file, and a page that never ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,12 @@ pub(crate) struct Web {
 
 impl Web {
     pub(crate) fn start() -> Web {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Web::start_at("127.0.0.1")
+    }
+
+    /// At another address of this computer.
+    pub(crate) fn start_at(ip: &str) -> Web {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
