@@ -122,3 +122,208 @@ fn upgrades(server: &Server, home: &Home) {
         assert_eq!(server.said("ls /usr/local/lib/portdistrict/bin | wc -l").trim(), "2", "the bad one is gone");
     }
 }
+
+/// The steps of a deploy, in their order.
+const STEPS: [&str; 6] = ["connect", "facts", "push", "configure", "install", "start"];
+
+/// What became of a deploy that met a fault: its status, and what it said.
+fn deploy(home: &Home, more: &str) -> (Option<i32>, String) {
+    let ran = home.line(&format!("{DEPLOY} --json{more}"));
+    let code = serde_json::from_str::<serde_json::Value>(ran.stderr.lines().last().unwrap_or_default());
+    let code = code.ok().and_then(|value| value["error"]["code"].as_str().map(str::to_owned));
+    (ran.status, code.unwrap_or(ran.stderr))
+}
+
+/// What the ledger says may still be on the server.
+fn recorded(home: &Home) -> usize {
+    let ran = home.line("machine destroy berlin --dry-run --json");
+    if ran.status == Some(3) {
+        return 0;
+    }
+    let would = ran.json()["would"].as_array().unwrap().clone();
+    would.iter().filter(|step| step.as_str().unwrap().ends_with("at ssh")).count()
+}
+
+#[test]
+#[ignore = "needs root: ci/test"]
+fn whatever_fails_at_any_step_nothing_is_left_or_it_goes_on_from_there() {
+    let server = Server::boot(2048);
+    let home = server.home();
+    println!("{:10} {:14} {:>6} {:13} {:28} then", "step", "fault", "status", "error", "left on the server");
+    for kind in ["lost-before", "lost-midway", "lost-after", "ctrl-c", "silence", "killed-before", "killed-after"] {
+        for step in STEPS {
+            server.fault(step, kind);
+            let (status, code) = deploy(&home, if kind == "silence" { " --timeout 6s" } else { "" });
+            let met = !server.mend();
+            let left = server.traces().lines().count();
+            let outcome = match (status, kind) {
+                // It was quicker than the fault, or what was cut off was done.
+                (Some(0), "lost-midway") => {
+                    let _ = home.line("machine destroy berlin --yes").ok();
+                    "done all the same"
+                }
+                (None, "killed-before" | "killed-after") => {
+                    // Either go on, or clear away: both work.
+                    if step.len() % 2 == 0 {
+                        assert_eq!(deploy(&home, "").0, Some(0), "{step} {kind}");
+                        let _ = home.line("machine destroy berlin --yes").ok();
+                        "deployed again, destroyed"
+                    } else {
+                        let destroyed = home.line("machine destroy berlin --yes");
+                        // Nothing was recorded yet when it was killed.
+                        assert!(destroyed.status == Some(0) || destroyed.status == Some(3) && left == 0, "{step} {kind}: {destroyed}");
+                        "destroyed"
+                    }
+                }
+                _ => {
+                    assert_eq!((left, recorded(&home)), (0, 0), "{step} {kind}: {}", server.traces());
+                    "nothing to do"
+                }
+            };
+            println!(
+                "{step:10} {kind:14} {:>6} {code:13} {left:<28} {outcome}",
+                status.map_or("killed".into(), |status| status.to_string())
+            );
+            assert!(met, "{step} {kind}: the fault was not met");
+            match kind {
+                "lost-before" | "lost-after" => assert_eq!(status, Some(5), "{step} {kind}"),
+                "ctrl-c" => assert_eq!(status, Some(130), "{step} {kind}"),
+                "silence" => assert_eq!((status, &*code), (Some(5), "timed_out"), "{step} {kind}"),
+                "killed-before" | "killed-after" => assert_eq!(status, None, "{step} {kind}"),
+                _ => {}
+            }
+            assert_eq!((server.traces(), recorded(&home)), (String::new(), 0), "{step} {kind}");
+        }
+    }
+    // The line is dead for good: what may be there is told and stays recorded; later it is removed.
+    server.fault("configure", "killed-after");
+    assert_eq!(deploy(&home, "").0, None);
+    server.fault("all", "lost-before");
+    let said = home.line("machine destroy berlin --yes").fails(1);
+    assert!(said.contains("is still there") && said.contains("machine destroy berlin"), "{said}");
+    server.mend();
+    assert!(recorded(&home) > 0);
+    let _ = home.line("machine destroy berlin --yes").ok();
+    assert_eq!((server.traces(), recorded(&home)), (String::new(), 0));
+    upgrade_faults(&server, &home);
+}
+
+/// A connection that breaks while a machine is upgraded does not leave it between two programs.
+fn upgrade_faults(server: &Server, home: &Home) {
+    let _ = home.line(DEPLOY).ok();
+    let _ = home.line("machine claim berlin").ok();
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = build(folder.path(), "other", None);
+    for (step, kind) in [
+        ("push", "lost-midway"),
+        ("push", "killed-before"),
+        ("upgrade", "lost-midway"),
+        ("upgrade", "killed-after"),
+        ("upgrade", "lost-after"),
+    ] {
+        server.fault(step, kind);
+        let upgrade = |program: &Path| home.run(["machine", "upgrade", "berlin", "--json", "--program", program.to_str().unwrap()]);
+        let first = upgrade(&program);
+        server.mend();
+        assert!(first.status != Some(0), "{step} {kind}: {first}");
+        let again = upgrade(&program).json();
+        let name = again["now"].as_str().unwrap();
+        assert_eq!(home.line("machine show berlin --json").json()["state"], "running", "{step} {kind}");
+        assert_eq!(server.said("ls /usr/local/lib/portdistrict/bin").trim(), name, "{step} {kind}");
+        println!("{step:10} {kind:14} upgraded by the next try; one program, the new one");
+        let bytes = std::fs::read(&program).unwrap();
+        program = folder.path().join(format!("{step}-{kind}"));
+        std::fs::write(&program, [&bytes[..], b"\n"].concat()).unwrap();
+    }
+    let _ = home.line("machine destroy berlin --yes").ok();
+    assert_eq!(server.traces(), "");
+}
+
+#[test]
+#[ignore = "needs root: ci/test"]
+fn a_server_that_cannot_have_a_machine_is_told_why_and_left_as_it_is() {
+    let server = Server::boot(1024);
+    let home = server.home();
+    let refused = |line: &str, status: i32, part: &str, hint: &str| {
+        let said = home.line(line).fails(status);
+        println!("{part}: {}", said.lines().next().unwrap_or_default());
+        assert!(said.contains(part) && said.contains(hint), "{said}");
+        assert_eq!((server.traces(), recorded(&home)), (String::new(), 0), "{line}");
+    };
+    let berlin = "--label berlin";
+
+    // Somebody who is not root, whom sudo asks for a password.
+    refused(&format!("machine deploy --on ssh --host guest-server {berlin}"), 6, "sudo asks for a password", "visudo");
+    assert_eq!(failing(&home, "machine doctor --on ssh --host guest-server --json"), ["root"]);
+
+    // Ports.
+    refused(&format!("{DEPLOY} --port 22"), 1, "port 22 is in use", "--port");
+    assert_eq!(failing(&home, "machine doctor --on ssh --host server --port 22 --json"), ["port"]);
+
+    // A program for another processor: e_machine of this one, made that of a 64-bit Arm.
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(program()).unwrap();
+    bytes[18..20].copy_from_slice(&(if cfg!(target_arch = "aarch64") { 62u16 } else { 183 }).to_le_bytes());
+    let arm = folder.path().join("arm");
+    std::fs::write(&arm, &bytes).unwrap();
+    refused(&format!("{DEPLOY} --program {}", arm.display()), 6, "architecture", "--program FILE");
+    // One that is for this processor and still no portdistrict.
+    refused(&format!("{DEPLOY} --program /bin/true"), 6, "does not run on", "--program FILE");
+    refused(&format!("{DEPLOY} --program {}/config", folder.path().display()), 1, "cannot open", "hint:");
+
+    // A disk that is full, seen before and met on the way.
+    let _ = server.exec("dd if=/dev/zero of=/usr/local/fill bs=1M");
+    refused(DEPLOY, 6, "disk", "df -h");
+    let _ = server.exec("rm /usr/local/fill");
+    server.fault("push", "disk-full");
+    refused(DEPLOY, 1, "disk of op-server is full", "df -h");
+    let _ = server.exec("rm /usr/local/fill");
+    server.fault("configure", "disk-full");
+    refused(DEPLOY, 1, "disk of op-server is full", "df -h");
+    let _ = server.exec("rm /usr/local/fill");
+
+    // A root that cannot be written to.
+    let _ = server.exec("mount -o remount,ro /");
+    refused(DEPLOY, 6, "cannot be written to", "findmnt");
+    let _ = server.exec("mount -o remount,rw /");
+
+    // A host key that nobody knows, and one that is another than before.
+    let known = server.host_key();
+
+    let flipped: String =
+        known.split(' ').enumerate().map(|(at, word)| if at == 1 { flip(word) } else { word.to_owned() }).collect::<Vec<_>>().join(" ");
+    server.write_config(&flipped);
+    refused(DEPLOY, 4, "another host key than before", "ssh-keygen -R");
+    server.write_config("");
+    refused(DEPLOY, 4, "host key of op-server is not known", "fingerprint");
+    server.write_config(&known);
+
+    // Nobody there, and somebody who lets nobody in.
+    let _ = server.exec("rm /etc/ssh/keys/op");
+    refused(DEPLOY, 4, "does not let you in", "BatchMode");
+    let _ = server.exec("cp /etc/ssh/keys/root /etc/ssh/keys/op");
+    let _ = server.exec("systemctl stop test-sshd");
+    refused(DEPLOY, 5, "cannot be reached", "ssh -v");
+    let _ = server.exec("systemctl start test-sshd");
+
+    // What is another's stays another's.
+    let stranger = server.home();
+    let _ = stranger.line(DEPLOY).ok();
+    let said = home.line(DEPLOY).fails(1);
+    assert!(said.contains("somebody else") && recorded(&home) == 0, "{said}");
+    assert!(server.said("systemctl is-active portdistrict-berlin.service").contains("active"));
+    // And what is ours and runs is not made anew by a deploy that does not know of it.
+    let said = stranger.line("machine destroy berlin --yes").ok();
+    assert_eq!(server.traces(), "", "{said}");
+
+    // Labels and hosts are no commands.
+    for host in ["-oProxyCommand=touch${IFS}/tmp/pwned", "server;reboot", "$(reboot)"] {
+        let _ = home.run(["machine", "deploy", "--on", "ssh", &format!("--host={host}"), "--label", "berlin"]).fails(2);
+    }
+}
+
+/// The same key with its last byte changed.
+fn flip(base64: &str) -> String {
+    let (head, last) = base64.split_at(base64.len() - 1);
+    format!("{head}{}", if last == "A" { "B" } else { "A" })
+}

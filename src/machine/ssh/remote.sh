@@ -184,10 +184,10 @@ act_logs() {
   exec journalctl "$@"
 }
 
-# Whether any machine on this server runs a program, also another owner's.
+# Whether another machine on this server runs a program, also another owner's.
 in_use() {
   for other in "$pd_units"/portdistrict-*.service; do
-    [ -e "$other" ] && grep -qF "\"$pd_bin/$1\"" "$other" && return 0
+    [ "$other" != "$pd_unit" ] && [ -e "$other" ] && grep -qF "\"$pd_bin/$1\"" "$other" && return 0
   done
   return 1
 }

@@ -66,8 +66,8 @@ impl Server {
         let line = "echo $$ >\"$0/cgroup.procs\" && exec setpriv --pdeathsig KILL unshare --mount --pid --uts --ipc --cgroup --fork --kill-child \
                     sh \"$1/boot.sh\" \"$1/disk\" \"$2\" \"$3\"";
         let log = std::fs::File::create(folder.path().join("boot.log")).unwrap();
-        let unshare = Command::new("ip")
-            .args(["netns", "exec", &namespace, "sh", "-c", line])
+        let unshare = Command::new("nsenter")
+            .args([&format!("--net=/run/netns/{namespace}"), "sh", "-c", line])
             .args([cgroup.as_os_str(), folder.path().as_os_str()])
             .args([format!("{mebibytes}m"), address.clone()])
             .stdin(Stdio::null())
@@ -96,7 +96,8 @@ impl Server {
         }
     }
 
-    fn host_key(&self) -> String {
+    /// Its public host key.
+    pub(crate) fn host_key(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("disk.key.pub")).unwrap()
     }
 
@@ -206,7 +207,7 @@ fn cgroups() -> PathBuf {
     PathBuf::from(of_ours.expect("a kernel with control groups, version 2")[1])
 }
 
-/// The child of the only child that `ip`, the shell and `unshare` become, one after the other.
+/// The system's first process: the child of what `nsenter` and the shell have become.
 fn child_of(parent: u32) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
