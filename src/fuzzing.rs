@@ -15,6 +15,7 @@ use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
+use crate::machine::ServerReply;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
@@ -66,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_messages", run: session_messages },
     Target { name: "sev_guest_answers", run: sev_guest_answers },
     Target { name: "snp_report", run: snp_report },
+    Target { name: "server_reply", run: server_reply },
     Target { name: "span_decode", run: span_decode },
     Target { name: "tpm_structures", run: tpm_structures },
 ];
@@ -252,6 +254,16 @@ pub fn caveat_decode(data: &[u8]) {
         let root = chain.root().grant();
         assert!(chain.terms().is_none_or(|terms| terms.expires <= root.expires && terms.not_before >= root.not_before));
     }
+}
+
+/// What a server says: nothing that moves a cursor gets through, and it says the same when it is said again.
+pub fn server_reply(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let reply = ServerReply::parse(text);
+    if let Some(value) = reply.get("failed") {
+        assert!(!value.contains(char::is_control));
+    }
+    assert_eq!(ServerReply::parse(text), reply);
 }
 
 /// A destination that is read is shown and read back as itself.

@@ -331,7 +331,8 @@ pub(super) struct DestroyArgs {
 #[derive(clap::Args)]
 #[command(
     after_long_help = "EXAMPLES:\n  Before the first deploy:\n    portdistrict machine doctor\n  When a machine does not answer:\n    \
-                             portdistrict machine doctor home"
+                             portdistrict machine doctor home\n  Whether a server can have a machine:\n    \
+                             portdistrict machine doctor --on ssh --host root@server.example.org --port 4433"
 )]
 pub(super) struct DoctorArgs {
     /// Machine to look at too

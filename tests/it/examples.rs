@@ -163,9 +163,14 @@ fn needs_image(script: &str) -> bool {
     script.contains("machine build") || script.contains("--on qemu") || script.contains("machine attest")
 }
 
+/// They change a server, or look at one.
+fn needs_server(script: &str) -> bool {
+    script.contains("machine upgrade") || script.contains("doctor --on ssh")
+}
+
 #[test]
 fn the_examples_in_help_run() {
-    let ran = run_examples(&furnished(), |script| !needs_image(script));
+    let ran = run_examples(&furnished(), |script| !needs_image(script) && !needs_server(script));
     assert!(ran >= 40, "only {ran} examples");
 }
 
@@ -181,6 +186,12 @@ fn the_examples_of_images_run() {
         let _ = home.line(&format!("machine destroy {label} --yes"));
     }
     assert!(ran >= 5, "only {ran} examples");
+}
+
+/// Those of servers, in a home that has a machine `berlin` on one.
+pub(crate) fn of_servers(home: &Home) -> usize {
+    std::fs::copy(crate::home::program(), home.work().join("portdistrict")).unwrap();
+    run_examples(home, needs_server)
 }
 
 /// Runs the examples that are wanted, and says how many.

@@ -96,6 +96,17 @@ fn the_whole_life_of_a_machine_on_a_server() {
     assert_eq!(server.traces(), "");
 }
 
+#[test]
+#[ignore = "needs root: ci/test"]
+fn the_examples_of_servers_run() {
+    let server = Server::boot(1024);
+    let home = server.home();
+    let _ = home.line(DEPLOY).ok();
+    assert!(crate::examples::of_servers(&home) >= 4);
+    let _ = home.line("machine destroy berlin --yes").ok();
+    assert_eq!(server.traces(), "");
+}
+
 /// A program that is good, one that ends at once, and one that never says that it is ready.
 fn upgrades(server: &Server, home: &Home) {
     let node = |home: &Home| home.line("machine show berlin --json").json()["node"].as_str().unwrap().to_owned();

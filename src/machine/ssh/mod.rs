@@ -38,6 +38,8 @@ use unit::Unit;
 
 /// Sending a program may take this long, on a line of one megabit and more.
 const SEND: Duration = Duration::from_secs(600);
+/// How long a look at a machine waits for its server, where nothing answers at its port.
+const GLANCE: Duration = Duration::from_secs(10);
 /// How long a look at a machine waits for its port.
 const KNOCK: Duration = Duration::from_secs(2);
 
@@ -183,8 +185,17 @@ impl Provider for Ssh<'_> {
             if self.answers(&site.label).await {
                 return Ok(Power::On);
             }
-            let (link, call) = self.reach(&site.label, "power").await?;
-            Ok(power(&link.run(&call, site.label.as_str(), SHORT).await?))
+            let look = async {
+                let (link, call) = self.reach(&site.label, "power").await?;
+                Ok(power(&link.run(&call, site.label.as_str(), SHORT).await?))
+            };
+            timeout(GLANCE, look).await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    Code::TimedOut,
+                    format!("the server of `{}` did not answer within {} seconds", site.label, GLANCE.as_secs()),
+                )
+                .hint(format!("portdistrict machine doctor {}", site.label)))
+            })
         })
     }
 

@@ -58,7 +58,11 @@ only_ours() {
 property() { systemctl show --property "$1" "$pd_name" 2>/dev/null | sed 's/^[^=]*=//'; }
 
 act_facts() {
-  if is_root; then say root root; elif why=$(sudo -n true 2>&1); then say root sudo; else say root "no $why"; fi
+  root=yes
+  if is_root; then say root root; elif why=$(sudo -n true 2>&1); then say root sudo; else
+    root=
+    say root "no $why"
+  fi
   say system "$(. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME-}")"
   say architecture "$(uname -m)"
   say time "$(date +%s)"
@@ -69,7 +73,7 @@ act_facts() {
   for folder in "$pd_bin" "$pd_states" "$pd_units"; do
     folder=$(near "$folder")
     say space "$(df -Pk "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }') $folder"
-    up test -w "$folder" 2>/dev/null || say readonly "$folder"
+    [ -z "$root" ] || up test -w "$folder" 2>/dev/null || say readonly "$folder"
   done
   [ ! -s /proc/net/if_inet6 ] || say ipv6 "$(cat /proc/sys/net/ipv6/bindv6only 2>/dev/null)"
   for port in $(awk '$4 == "0A" { split($2, a, ":"); print a[2] }' /proc/net/tcp /proc/net/tcp6 2>/dev/null); do say listens "$port"; done

@@ -111,7 +111,7 @@ impl Server {
             self.folder.path().join("mine").display(),
             known.display()
         );
-        let text = user("server", "root") + &user("op-server", "op") + &user("guest-server", "guest") + &common;
+        let text = user("server server.example.org", "root") + &user("op-server", "op") + &user("guest-server", "guest") + &common;
         std::fs::write(self.folder.path().join("config"), text).unwrap();
     }
 
@@ -171,7 +171,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", &self.init.to_string()]).status();
+        if self.init != 0 {
+            let _ = Command::new("kill").args(["-KILL", &self.init.to_string()]).status();
+        }
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
