@@ -29,7 +29,8 @@ must() {
 # Replaces a file: there is the old content or the new one, never a part.
 put() {
   new=$1.pd-new
-  why=$({ umask 077 && printf '%s' "$3" >"$new" && chmod "$2" "$new" && mv -f "$new" "$1"; } 2>&1) && return 0
+  # `cat`, because not every shell's printf says why it cannot write.
+  why=$({ umask 077 && printf '%s' "$3" | cat >"$new" && chmod "$2" "$new" && mv -f "$new" "$1"; } 2>&1) && return 0
   rm -f "$new"
   fail io "cannot write $1: $why"
 }

@@ -163,6 +163,12 @@ impl Server {
         String::from_utf8(self.exec(line).stdout).unwrap()
     }
 
+    /// The same, for what must work.
+    pub(crate) fn does(&self, line: &str) {
+        let output = self.exec(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// What deploys left there, a thing a line.
     pub(crate) fn traces(&self) -> String {
         self.said(TRACES)
