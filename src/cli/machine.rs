@@ -320,6 +320,9 @@ pub(super) struct DestroyArgs {
     /// Machine to destroy
     #[arg(value_name = "LABEL", add = complete::machines())]
     label: Label,
+    /// Forget what cannot be removed, because the place where it was is gone for good
+    #[arg(long, conflicts_with = "dry_run")]
+    forget: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -648,6 +651,11 @@ fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {
     }
     call.out.confirm(&format!("Destroy `{}` for ever, with its key and its invites?", args.label))?;
     let progress = call.out.progress();
+    if args.forget {
+        for left in call.block_on(machine::forget(&cx, &args.label, &*progress))? {
+            call.out.say(format!("Forgotten: {left}"));
+        }
+    }
     call.block_on(machine::destroy(&cx, &args.label, &*progress))?;
     call.out.show(&Destroyed { destroyed: args.label.clone() })
 }

@@ -533,6 +533,14 @@ pub fn describe_destroy(cx: &Context, label: &Label) -> Result<Vec<String>> {
     Ok(steps)
 }
 
+/// Forgets what a machine has at a place that is gone for good, after a last attempt to remove it; returns what may still be there.
+pub async fn forget(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<Vec<Left>> {
+    let left = undo(cx, label, progress).await?;
+    let journal = Journal::of_machine(cx, label);
+    left.iter().try_for_each(|left| journal.removed(&left.resource))?;
+    Ok(left)
+}
+
 /// Ends a machine and removes everything that deploy made, also what a killed deploy left without a record.
 pub async fn destroy(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<()> {
     let recorded = cx.ledger()?.machine(label);

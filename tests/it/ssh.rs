@@ -216,11 +216,12 @@ fn whatever_fails_at_any_step_nothing_is_left_or_it_goes_on_from_there() {
     assert!(recorded(&home) > 0);
     let _ = home.line("machine destroy berlin --yes").ok();
     assert_eq!((server.traces(), recorded(&home)), (String::new(), 0));
-    upgrade_faults(&server, &home);
+    print!("{}", upgrade_faults(&server, &home));
 }
 
 /// A connection that breaks while a machine is upgraded does not leave it between two programs.
-fn upgrade_faults(server: &Server, home: &Home) {
+fn upgrade_faults(server: &Server, home: &Home) -> String {
+    let mut rows = String::new();
     let _ = home.line(DEPLOY).ok();
     let _ = home.line("machine claim berlin").ok();
     let folder = tempfile::tempdir().unwrap();
@@ -241,13 +242,14 @@ fn upgrade_faults(server: &Server, home: &Home) {
         let name = again["now"].as_str().unwrap();
         assert_eq!(home.line("machine show berlin --json").json()["state"], "running", "{step} {kind}");
         assert_eq!(server.said("ls /usr/local/lib/portdistrict/bin").trim(), name, "{step} {kind}");
-        println!("{step:10} {kind:14} upgraded by the next try; one program, the new one");
+        rows += &format!("{step:10} {kind:14} upgraded by the next try; one program, the new one\n");
         let bytes = std::fs::read(&program).unwrap();
         program = folder.path().join(format!("{step}-{kind}"));
         std::fs::write(&program, [&bytes[..], b"\n"].concat()).unwrap();
     }
     let _ = home.line("machine destroy berlin --yes").ok();
     assert_eq!(server.traces(), "");
+    rows
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn a_server_that_cannot_have_a_machine_is_told_why_and_left_as_it_is() {
     let berlin = "--label berlin";
 
     // Somebody who is not root, whom sudo asks for a password.
-    refused(&format!("machine deploy --on ssh --host guest-server {berlin}"), 6, "sudo asks for a password", "visudo");
+    refused(&format!("machine deploy --on ssh --host guest-server {berlin}"), 6, "sudo does not make you so", "visudo");
     assert_eq!(failing(&home, "machine doctor --on ssh --host guest-server --json"), ["root"]);
 
     // Ports.
@@ -326,6 +328,17 @@ fn a_server_that_cannot_have_a_machine_is_told_why_and_left_as_it_is() {
     // And what is ours and runs is not made anew by a deploy that does not know of it.
     let said = stranger.line("machine destroy berlin --yes").ok();
     assert_eq!(server.traces(), "", "{said}");
+
+    // A server that is gone for good can be forgotten.
+    let _ = home.line(DEPLOY).ok();
+    server.fault("all", "lost-before");
+    let _ = home.line("machine destroy berlin --yes").fails(1);
+    let said = home.line("machine destroy berlin --yes --forget");
+    assert!(said.stderr.contains("unit portdistrict-berlin.service in op-server at ssh is still there"), "{said}");
+    let _ = said.ok();
+    server.mend();
+    assert_eq!(home.line("machine list --json").json()["machines"], serde_json::json!([]));
+    assert_eq!(recorded(&home), 0);
 
     // Labels and hosts are no commands.
     for host in ["-oProxyCommand=touch${IFS}/tmp/pwned", "server;reboot", "$(reboot)"] {

@@ -322,7 +322,7 @@ fn refused(target: &Target, complaint: &str) -> Error {
 /// Acts need root, and nobody is there to type a password.
 pub(super) fn no_sudo(target: &Target) -> Error {
     let quoted = shell_quote(Path::new(target.as_str()));
-    Error::new(Code::Precondition, format!("on {target} you are not root, and sudo asks for a password"))
+    Error::new(Code::Precondition, format!("on {target} you are not root, and sudo does not make you so without a password"))
         .because("a line such as `NAME ALL=(ALL) NOPASSWD: ALL` in a file of /etc/sudoers.d lets it ask for none; it can go afterwards")
         .hint(format!("log in as root, or: ssh -t {quoted} sudo visudo -f /etc/sudoers.d/portdistrict"))
 }
@@ -356,7 +356,7 @@ mod tests {
                 "not known",
             ),
             ("op@server: Permission denied (publickey).", Code::Refused, "let you in"),
-            ("sudo: a password is required", Code::Precondition, "sudo asks"),
+            ("sudo: a password is required", Code::Precondition, "not root"),
             ("ssh: Could not resolve hostname server: Name or service not known", Code::Unreachable, "no address"),
             ("ssh: connect to host server port 22: Connection refused", Code::Unreachable, "reached"),
             ("client_loop: send disconnect: Broken pipe", Code::Unreachable, "broke"),

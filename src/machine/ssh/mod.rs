@@ -419,10 +419,10 @@ impl Work<'_> {
         let step = self.progress.step("look at the server");
         let label = &self.plan.label;
         let facts = look(link, Some(&self.program), label.as_str(), &self.owner).await?;
-        facts.refuse(&self.target, &self.program, self.cx.now())?;
         if facts.needs_sudo(&self.target)? {
             link.use_sudo();
         }
+        facts.refuse(&self.target, &self.program, self.cx.now())?;
         let both = [facts.unit, facts.state];
         if both.contains(&Whose::Other) {
             return Err(Error::new(Code::Exists, format!("there is a machine `{label}` of somebody else on {}", self.target))

@@ -39,9 +39,9 @@ case $kind in
     ;;
   ctrl-c)
     kill -INT $PPID
-    exec sleep 60 </dev/null >/dev/null 2>&1
+    exec sleep 60 >/dev/null 2>&1
     ;;
-  silence) exec sleep 60 </dev/null 2>/dev/null ;;
+  silence) exec sleep 60 2>/dev/null ;;
   # Somebody else filled the disk since it was looked at.
   disk-full)
     "$here/fill"
