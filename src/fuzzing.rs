@@ -15,7 +15,7 @@ use crate::encoding::cbor::Map;
 use crate::encoding::json;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
-use crate::machine::ServerReply;
+use crate::machine::server::Reply;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
@@ -259,11 +259,11 @@ pub fn caveat_decode(data: &[u8]) {
 /// What a server says: nothing that moves a cursor gets through, and it says the same when it is said again.
 pub fn server_reply(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let reply = ServerReply::parse(text);
+    let reply = Reply::parse(text);
     if let Some(value) = reply.get("failed") {
         assert!(!value.contains(char::is_control));
     }
-    assert_eq!(ServerReply::parse(text), reply);
+    assert_eq!(Reply::parse(text), reply);
 }
 
 /// A destination that is read is shown and read back as itself.

@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// What a virtual machine has unless told otherwise; enough for a node with Tor.
 const MEMORY: u32 = 256;
@@ -39,7 +38,7 @@ pub(super) enum MachineCommand {
     List(ListArgs),
     Show(ShowArgs),
     Logs(LogsArgs),
-    Upgrade(UpgradeArgs),
+    Upgrade(super::upgrade::UpgradeArgs),
     Destroy(DestroyArgs),
     Doctor(DoctorArgs),
 }
@@ -222,7 +221,7 @@ impl CloudArgs {
 
 /// A destination for ssh that it cannot take for an option or for words of a shell.
 fn ssh_host(text: &str) -> Result<String> {
-    text.parse::<machine::ServerName>().map(|name| name.to_string())
+    text.parse::<machine::server::Target>().map(|name| name.to_string())
 }
 
 /// Take possession of a machine and pin its key
@@ -284,30 +283,6 @@ pub(super) struct LogsArgs {
     /// How many of the last lines to print
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_hint = ValueHint::Other)]
     lines: usize,
-}
-
-/// Give a machine on a server this version of the program
-///
-/// It keeps its key, its owner and its guests' grants; sessions end and come back by themselves. If its node does not get ready, it
-/// runs the old program again, with its memory as it was.
-#[derive(clap::Args)]
-#[command(after_long_help = "EXAMPLES:\n  See first what would be done:\n    portdistrict machine upgrade berlin --dry-run\n  \
-                             This very program:\n    portdistrict machine upgrade berlin\n  \
-                             Another build, with little time to get ready:\n    \
-                             portdistrict machine upgrade berlin --program ./portdistrict --within 20s")]
-pub(super) struct UpgradeArgs {
-    /// Machine to upgrade
-    #[arg(value_name = "LABEL", add = complete::machines())]
-    label: Label,
-    /// Another build of this program, for another processor
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    program: Option<PathBuf>,
-    /// How long it may take until its node is ready; a minute unless given, and more with Tor
-    #[arg(long, value_name = "DURATION", value_parser = crate::config::time::parse_duration, value_hint = ValueHint::Other)]
-    within: Option<Duration>,
-    /// Show what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
 }
 
 /// End a machine and remove everything that deploy made
@@ -388,14 +363,14 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::List(_) => list(call),
         MachineCommand::Show(args) => show(call, &args.label),
         MachineCommand::Logs(args) => logs(call, &args),
-        MachineCommand::Upgrade(args) => upgrade(call, &args),
+        MachineCommand::Upgrade(args) => super::upgrade::run(call, &args),
         MachineCommand::Destroy(args) => destroy(call, &args),
         MachineCommand::Doctor(args) => {
             let cx = call.context()?;
             let on: Kind = args.on.parse()?;
             let checks = match args.host {
                 Some(_) if on != Kind::Ssh => return Err(Error::new(Code::Usage, "--host goes with --on ssh").hint("--on ssh")),
-                Some(host) => call.block_on(machine::examine_server(&cx, &Server { host, program: args.program }, args.port))?,
+                Some(host) => call.block_on(machine::server::examine(&cx, &Server { host, program: args.program }, args.port))?,
                 None => call.block_on(machine::doctor(&cx, on, args.label.as_ref()))?,
             };
             Checks::new(checks).show(call)
@@ -615,32 +590,6 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
         call.out.raw((text + "\n").as_bytes())
     };
     call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
-}
-
-fn upgrade(call: &Call, args: &UpgradeArgs) -> Result<()> {
-    let cx = call.context()?;
-    let (label, program) = (&args.label, args.program.as_deref());
-    if args.dry_run {
-        return call.out.show(&Steps { would: machine::describe_upgrade(&cx, label, program)? });
-    }
-    let progress = call.out.progress();
-    let done = call.block_on(machine::upgrade(&cx, label, program, args.within, &*progress))?;
-    call.out.show(&Upgraded { label: label.clone(), before: done.before, now: done.now })
-}
-
-/// A machine with another program.
-#[derive(Serialize)]
-struct Upgraded {
-    label: Label,
-    /// The first digits of the programs' SHA-256.
-    before: String,
-    now: String,
-}
-
-impl View for Upgraded {
-    fn text(&self, look: &Look) -> String {
-        fields(&[("machine", look.bold(&self.label)), ("program", self.now.clone()), ("before", self.before.clone())])
-    }
 }
 
 fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {

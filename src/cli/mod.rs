@@ -29,6 +29,7 @@ mod progress;
 mod scope;
 mod sight;
 mod status;
+mod upgrade;
 mod usage;
 mod watch;
 

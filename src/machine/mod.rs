@@ -21,6 +21,7 @@ mod process;
 pub mod provider;
 mod qemu;
 mod seeds;
+pub mod server;
 mod service;
 mod ssh;
 mod tail;
@@ -32,8 +33,6 @@ pub use drift::{Drift, drift};
 pub use journal::{Journal, Left};
 pub use permit::tell as tell_policy;
 pub use provider::{Accel, CloudPlan, Found, Kind, Plan, Power, Server, TorPlan, VmPlan};
-pub use ssh::upgrade::Upgraded;
-pub use ssh::{Reply as ServerReply, Target as ServerName};
 
 use crate::attest::{Outcome, Rung, Verdict};
 use crate::config::{Label, fs};
@@ -594,39 +593,6 @@ pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec
         Err(error) => checks.push(Check::failed("control", &error)),
     }
     Ok(checks)
-}
-
-/// Looks whether a server that is reached by SSH can have a machine, on this port if it is not 0.
-pub async fn examine_server(cx: &Context, server: &Server, port: u16) -> Result<Vec<Check>> {
-    ssh::examine(cx, server, port).await
-}
-
-/// What [`upgrade`] would do, one sentence each.
-pub fn describe_upgrade(cx: &Context, label: &Label, program: Option<&Path>) -> Result<Vec<String>> {
-    can_upgrade(cx, label)?;
-    ssh::upgrade::describe(cx, label, program)
-}
-
-/// Gives a machine this very program, or the one that is named. It keeps its key and its guests' grants; if its node does not get
-/// ready within `budget`, it runs the old program again when this fails.
-pub async fn upgrade(
-    cx: &Context,
-    label: &Label,
-    program: Option<&Path>,
-    budget: Option<Duration>,
-    progress: &dyn Progress,
-) -> Result<Upgraded> {
-    can_upgrade(cx, label)?;
-    ssh::upgrade::upgrade(cx, label, program, budget, progress).await
-}
-
-fn can_upgrade(cx: &Context, label: &Label) -> Result<()> {
-    let machine = cx.ledger()?.machine(label)?;
-    if machine.provider == Kind::Ssh.as_str() {
-        return Ok(());
-    }
-    Err(Error::new(Code::Usage, format!("machine `{label}` is on `{}`, where a program is not replaced in place", machine.provider))
-        .hint("deploy a new machine with this version, then destroy the old one"))
 }
 
 /// Handshakes carry the time: clocks far apart cannot talk.

@@ -200,6 +200,7 @@ in_use() {
 # Removes what it was named, and says what it could not. Again is no harm.
 act_remove() {
   case " $pd_what " in *' unit '*)
+    rm -f "$pd_unit.pd-new"
     case $(unit_whose) in
       other) say left "$pd_unit: it is not of this owner" ;;
       ours)
@@ -286,6 +287,6 @@ act_upgrade() {
   say upgraded "no $failed"
 }
 
-# Known by this line that it is the whole text; then what was asked for.
+# Last of all, so that a text that was cut short does nothing.
 "act_$pd_act"
-say done "$pd_act"
+say 'done' "$pd_act"
