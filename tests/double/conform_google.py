@@ -105,6 +105,16 @@ def with_python(double, folder, image_file):
     client = lambda kind: kind(credentials=credentials, client_options=options)
     images, instances = client(compute_v1.ImagesClient), client(compute_v1.InstancesClient)
     firewalls, addresses = client(compute_v1.FirewallsClient), client(compute_v1.AddressesClient)
+    # The clients' own way of waiting forgets the endpoint that it was given, so each operation is waited for by name.
+    waiting = {"zone": client(compute_v1.ZoneOperationsClient), "region": client(compute_v1.RegionOperationsClient)}
+    everywhere = client(compute_v1.GlobalOperationsClient)
+
+    def done(operation):
+        place = next((word for word in waiting if getattr(operation, word)), None)
+        where = {place: getattr(operation, place).rsplit("/", 1)[1]} if place else {}
+        ended = waiting.get(place, everywhere).wait(project=PROJECT, operation=operation.name, **where)
+        check(ended.status == compute_v1.Operation.Status.DONE and not ended.error.errors, ended)
+
     image = compute_v1.Image(
         name="python-image",
         family="family",
@@ -112,7 +122,7 @@ def with_python(double, folder, image_file):
         guest_os_features=[compute_v1.GuestOsFeature(type_=feature) for feature in FEATURES],
         raw_disk=compute_v1.RawDisk(source="https://storage.googleapis.com/python-bucket/image.tar.gz"),
     )
-    images.insert(project=PROJECT, image_resource=image).result(timeout=30)
+    done(images.insert_unary(project=PROJECT, image_resource=image))
     got = images.get(project=PROJECT, image="python-image")
     check((got.status, got.disk_size_gb) == ("READY", 1), got)
     check([feature.type_ for feature in got.guest_os_features] == FEATURES, got)
@@ -124,10 +134,10 @@ def with_python(double, folder, image_file):
     except exceptions.Conflict as error:
         check("already exists" in str(error), error)
 
-    addresses.insert(project=PROJECT, region=REGION, address_resource=compute_v1.Address(name="python-address")).result(timeout=30)
+    done(addresses.insert_unary(project=PROJECT, region=REGION, address_resource=compute_v1.Address(name="python-address")))
     address = addresses.get(project=PROJECT, region=REGION, address="python-address").address
     rule = compute_v1.Firewall(name="python-rule", allowed=[compute_v1.Allowed(I_p_protocol="tcp", ports=["4433"])], source_ranges=["0.0.0.0/0"])
-    firewalls.insert(project=PROJECT, firewall_resource=rule).result(timeout=30)
+    done(firewalls.insert_unary(project=PROJECT, firewall_resource=rule))
     check(firewalls.get(project=PROJECT, firewall="python-rule").direction == "INGRESS", "a rule")
     instance = compute_v1.Instance(
         name="python-instance",
@@ -143,14 +153,14 @@ def with_python(double, folder, image_file):
         network_interfaces=[compute_v1.NetworkInterface(nic_type="GVNIC", access_configs=[compute_v1.AccessConfig(nat_i_p=address)])],
         metadata=compute_v1.Metadata(items=[compute_v1.Items(key="k", value="v")]),
     )
-    instances.insert(project=PROJECT, zone=ZONE, instance_resource=instance).result(timeout=30)
+    done(instances.insert_unary(project=PROJECT, zone=ZONE, instance_resource=instance))
     got = instances.get(project=PROJECT, zone=ZONE, instance="python-instance")
     check((got.status, got.network_interfaces[0].access_configs[0].nat_i_p) == ("RUNNING", address), got)
-    said = instances.get_serial_port_output(project=PROJECT, zone=ZONE, instance="python-instance", start=0)
-    check("PORTDISTRICT_STATE=ready" in said.contents and said.next == len(said.contents), said)
+    said = instances.get_serial_port_output(request=dict(project=PROJECT, zone=ZONE, instance="python-instance", start=1))
+    check("PORTDISTRICT_STATE=ready" in said.contents and said.next == len(said.contents) + 1, said)
     words = dict(project=PROJECT, zone=ZONE, instance="python-instance")
     told = compute_v1.Metadata(fingerprint=got.metadata.fingerprint, items=[compute_v1.Items(key="k", value="w")])
-    instances.set_metadata(**words, metadata_resource=told).result(timeout=30)
+    done(instances.set_metadata_unary(**words, metadata_resource=told))
     try:
         instances.set_metadata(**words, metadata_resource=told)
         raise AssertionError("an old fingerprint")
@@ -158,17 +168,17 @@ def with_python(double, folder, image_file):
         pass
     found = dict(instances.aggregated_list(project=PROJECT))
     check([one.name for one in found[f"zones/{ZONE}"].instances] == ["python-instance"], "found in its zone")
-    instances.delete(**words).result(timeout=30)
-    firewalls.delete(project=PROJECT, firewall="python-rule").result(timeout=30)
-    addresses.delete(project=PROJECT, region=REGION, address="python-address").result(timeout=30)
+    done(instances.delete_unary(**words))
+    done(firewalls.delete_unary(project=PROJECT, firewall="python-rule"))
+    done(addresses.delete_unary(project=PROJECT, region=REGION, address="python-address"))
     deprecated = compute_v1.DeprecationStatus(state="DEPRECATED")
-    images.deprecate(project=PROJECT, image="python-image", deprecation_status_resource=deprecated).result(timeout=30)
+    done(images.deprecate_unary(project=PROJECT, image="python-image", deprecation_status_resource=deprecated))
     try:
         images.get_from_family(project=PROJECT, family="family")
         raise AssertionError("a deprecated image is not its family's newest")
     except exceptions.NotFound:
         pass
-    images.delete(project=PROJECT, image="python-image").result(timeout=30)
+    done(images.delete_unary(project=PROJECT, image="python-image"))
     for one in cloud.list_blobs(bucket):
         one.delete()
     bucket.delete()
@@ -222,9 +232,9 @@ def with_gcloud(double, folder, image_file, timeout=timedelta(minutes=2)):
     address = gcloud("compute addresses describe gcloud-address --format=json")["address"]
     gcloud("compute firewall-rules create gcloud-rule --allow=tcp:4433 --source-ranges=0.0.0.0/0 --target-tags=tag")
     check(gcloud("compute firewall-rules describe gcloud-rule --format=json")["targetTags"] == ["tag"], "a rule")
-    shape = "--machine-type=n2d-standard-2 --confidential-compute-type=SEV_SNP --maintenance-policy=TERMINATE --min-cpu-platform=AMD\u00a0Milan"
-    more = f"--no-service-account --no-scopes --tags=tag --address={address} --network-interface=x" if False else f"--no-service-account --no-scopes --tags=tag --address={address}"
-    gcloud(f"compute instances create gcloud-instance --image=gcloud-image {shape.replace(' --min-cpu-platform=AMD' + chr(160) + 'Milan', '')} {more}")
+    shape = "--machine-type=n2d-standard-2 --confidential-compute-type=SEV_SNP --maintenance-policy=TERMINATE"
+    more = f"--no-service-account --no-scopes --tags=tag --address={address}"
+    gcloud(f"compute instances create gcloud-instance --image=gcloud-image {shape} {more}")
     instance = gcloud("compute instances describe gcloud-instance --format=json")
     check(instance["status"] == "RUNNING" and instance["confidentialInstanceConfig"]["confidentialInstanceType"] == "SEV_SNP", instance)
     check("PORTDISTRICT_STATE=ready" in gcloud("compute instances get-serial-port-output gcloud-instance"), "its console")
