@@ -49,6 +49,7 @@ class Storage:
             ("POST", r"/storage/v1/b", "storage.buckets.insert", self.insert_bucket),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)", "storage.buckets.get", self.get_bucket),
             ("DELETE", r"/storage/v1/b/(?P<bucket>[^/]+)", "storage.buckets.delete", self.delete_bucket),
+            ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/storageLayout", "storage.buckets.getStorageLayout", self.get_layout),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/iam/testPermissions", "storage.buckets.testIamPermissions", self.test_permissions),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/o", "storage.objects.list", self.list_objects),
             ("GET", r"/(?:download/)?storage/v1/b/(?P<bucket>[^/]+)/o/(?P<object>[^/]+)", "storage.objects.get", self.get_object),
@@ -123,6 +124,10 @@ class Storage:
 
     def get_bucket(self, _, bucket):
         return Answer(body=self.bucket(bucket))
+
+    def get_layout(self, _, bucket):
+        made = self.bucket(bucket)
+        return Answer(body={"kind": "storage#storageLayout", "bucket": bucket, "location": made["location"], "locationType": made["locationType"]})
 
     def list_buckets(self, request):
         prefix = request.query.get("prefix", "")
@@ -199,6 +204,8 @@ class Storage:
 
     def precondition(self, query, made):
         """`made` is None where there is no such object."""
+        if made and query.get("generation", made["generation"]) != made["generation"]:
+            raise Refusal(404, f"No such object: {made['id']}", "notFound")
         wanted = query.get("ifGenerationMatch")
         if wanted is not None and wanted != (made["generation"] if made else "0"):
             raise Refusal(412, "At least one of the pre-conditions you specified did not hold.", "conditionNotMet")
@@ -377,7 +384,7 @@ class Storage:
 
 def multipart(request):
     """Metadata and content of a `multipart/related` body."""
-    found = re.search(r'boundary="?([^";]+)"?', request.headers.get("Content-Type") or "")
+    found = re.search(r"""boundary=["']?([^"';]+)["']?""", request.headers.get("Content-Type") or "")
     whole = b"".join(request.pieces())
     parts = whole.split(b"--" + found[1].encode()) if found else []
     if len(parts) != 4:
