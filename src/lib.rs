@@ -12,6 +12,7 @@ pub mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod google;
+pub mod http;
 pub mod image;
 pub mod keyring;
 pub mod ledger;

@@ -58,6 +58,11 @@ impl Refusal {
         self.status == 404 || is(&self.reason, &["RESOURCE_NOT_FOUND"])
     }
 
+    /// Whether it is too early to ask: what is asked for is still being made.
+    pub fn is_early(&self) -> bool {
+        self.is_missing() || is(&self.reason, &["resourceNotReady", "RESOURCE_NOT_READY"])
+    }
+
     /// Whether something else changed what this request saw.
     pub fn is_stale(&self) -> bool {
         self.status == 412 && !self.message.contains("onstraint") || is(&self.reason, &["CONDITION_NOT_MET"])
