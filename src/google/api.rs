@@ -1,8 +1,8 @@
 //! One way to ask Google: with a token, patiently, and with refusals that can be told apart.
 
+use super::auth::{Auth, Scope};
 use super::compute::Call;
 use super::refusal::Refusal;
-use super::token::Tokens;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::http::{Client, Request};
@@ -16,10 +16,13 @@ const COMPUTE_VARIABLE: &str = "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE";
 const PROJECTS: &str = "https://cloudresourcemanager.googleapis.com/";
 const PROJECTS_VARIABLE: &str = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER";
 
+/// The token is not accepted, so nothing was done.
+const UNAUTHORIZED: u16 = 401;
+
 /// Compute Engine, under somebody's credentials.
 pub struct Api {
     client: Client,
-    tokens: Tokens,
+    auth: Auth,
     compute: String,
 }
 
@@ -65,9 +68,14 @@ fn base(variable: &str) -> Option<String> {
 
 impl Api {
     /// Ready to ask, with the credentials that are found here.
-    pub async fn open(cx: &Context) -> Result<Api> {
-        let compute = compute_base();
-        Ok(Api { client: Client::new(&compute, &cx.settings()?.http)?, tokens: Tokens::find(cx).await?, compute })
+    pub fn open(cx: &Context, scopes: &[Scope]) -> Result<Api> {
+        let (compute, settings) = (compute_base(), cx.settings()?);
+        Ok(Api { client: Client::new(&compute, &settings.http)?, auth: Auth::find(settings, scopes)?, compute })
+    }
+
+    /// Whose credentials they are, and where they were found.
+    pub fn who(&self) -> String {
+        self.auth.to_string()
     }
 
     /// Sends a request and reads the answer.
@@ -94,8 +102,13 @@ impl Api {
         self.send::<Permitted>(request).await.map(|permitted| permitted.permissions)
     }
 
+    /// Asks; once more with a new token where the one at hand is good no longer.
     async fn send<T: DeserializeOwned>(&self, request: Request) -> Result<T, Failure> {
-        let answer = self.client.call(&request.token(self.tokens.token().await?)).await?;
+        let mut answer = self.client.call(&request.clone().token(self.auth.token().await?)).await?;
+        if answer.status == UNAUTHORIZED {
+            self.auth.forget();
+            answer = self.client.call(&request.token(self.auth.token().await?)).await?;
+        }
         if answer.is_good() { Ok(answer.json()?) } else { Err(Failure::Refused(Refusal::of_answer(answer.status, &answer.body))) }
     }
 }

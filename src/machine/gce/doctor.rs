@@ -3,6 +3,7 @@
 use super::settings::{self, CONFIDENTIAL_SIZE, FAMILY, SIZE};
 use crate::context::Context;
 use crate::error::Result;
+use crate::google::auth::Scope;
 use crate::google::compute::{Call, Image, Place, Quotas};
 use crate::google::refusal::permit;
 use crate::google::{Api, Failure};
@@ -62,8 +63,11 @@ pub(super) async fn checks(cx: &Context) -> Vec<Check> {
         }
     };
     checks.push(Check::pass("project and zone", format!("{} in {}", place.project(), place.zone())));
-    match Api::open(cx).await {
-        Ok(api) => look(&api, &place, &mut checks).await,
+    match Api::open(cx, &[Scope::Compute, Scope::Projects]) {
+        Ok(api) => {
+            checks.push(Check::pass("credentials", api.who()));
+            look(&api, &place, &mut checks).await;
+        }
         Err(error) => checks.push(Check::failed("credentials", &error)),
     }
     checks

@@ -21,6 +21,7 @@ use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::google::compute::{Call, Image, Mark, NewInstance, Sort, Spot, State, Thing};
 use crate::google::Api;
+use crate::google::auth::Scope;
 use crate::image::Manifest;
 use crate::ledger::kinds::MachineReconnected;
 use crate::ledger::Resource;
@@ -49,6 +50,10 @@ impl Gce<'_> {
         Gce { cx }
     }
 
+    fn api(&self) -> Result<Api> {
+        Api::open(self.cx, &[Scope::Compute])
+    }
+
     /// The owner's node id, as marks have it.
     fn owner(&self) -> Result<String> {
         Ok(node_id(&self.cx.keyring()?.identity_public()).to_lowercase())
@@ -75,7 +80,7 @@ impl Gce<'_> {
 
     async fn deploy_there(&self, plan: &Plan, progress: &dyn Progress) -> Result<Deployed> {
         let decided = Decided::of(self.cx, plan)?;
-        let api = Api::open(self.cx).await?;
+        let api = self.api()?;
         let (name, owner) = (self.name(&plan.label)?, self.owner()?);
         let (mark, journal) = (Mark::new(&owner, &plan.label), Journal::of_machine(self.cx, &plan.label));
         let work = Deploy { api: &api, journal: &journal, progress, decided: &decided, mark: &mark, owner: &owner, name: &name };
@@ -125,7 +130,7 @@ impl Gce<'_> {
     /// Starts it if it does not run, and remembers the address if that changed.
     async fn start_there(&self, site: &Site, progress: &dyn Progress) -> Result<bool> {
         let (spot, resource) = self.instance(&site.label)?;
-        let api = Api::open(self.cx).await?;
+        let api = self.api()?;
         let Some(thing) = self.look(&api, &spot, &resource).await? else { return Err(gone(site)) };
         if thing.state() == State::Running {
             return Ok(false);
@@ -170,7 +175,7 @@ impl Gce<'_> {
 
     async fn power_there(&self, site: &Site) -> Result<Power> {
         let Ok((spot, resource)) = self.instance(&site.label) else { return Ok(Power::Gone) };
-        let thing = self.look(&Api::open(self.cx).await?, &spot, &resource).await?;
+        let thing = self.look(&self.api()?, &spot, &resource).await?;
         Ok(thing.map_or(Power::Gone, |thing| power_of(&thing)))
     }
 }
@@ -230,7 +235,7 @@ impl Provider for Gce<'_> {
     fn stop<'a>(&'a self, site: &'a Site) -> Job<'a, ()> {
         Box::pin(async move {
             let (spot, resource) = self.instance(&site.label)?;
-            deploy::act(&Api::open(self.cx).await?, &spot, &resource.name, "stop", POWER, &Silent).await
+            deploy::act(&self.api()?, &spot, &resource.name, "stop", POWER, &Silent).await
         })
     }
 
@@ -245,7 +250,7 @@ impl Provider for Gce<'_> {
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()> {
         Box::pin(async move {
             let (spot, resource) = self.instance(&site.label)?;
-            let api = Api::open(self.cx).await?;
+            let api = self.api()?;
             Console::new(&api, &spot, &resource.name, 0).tail(lines, follow, sink).await
         })
     }
@@ -267,11 +272,11 @@ impl Provider for Gce<'_> {
     }
 
     fn remove<'a>(&'a self, resource: &'a Resource) -> Job<'a, ()> {
-        Box::pin(async move { remove::remove(&Api::open(self.cx).await?, resource, &Silent).await })
+        Box::pin(async move { remove::remove(&self.api()?, resource, &Silent).await })
     }
 
     fn survey(&self) -> Job<'_, Vec<Found>> {
-        Box::pin(async move { survey::survey(self.cx, &self.owner()?).await })
+        Box::pin(async move { survey::survey(self.cx, &self.api()?, &self.owner()?).await })
     }
 
     fn doctor<'a>(&'a self, site: Option<&'a Site>) -> Job<'a, Vec<Check>> {

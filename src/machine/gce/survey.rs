@@ -4,6 +4,7 @@ use super::{Found, power_of, settings};
 use crate::context::Context;
 use crate::error::Result;
 use crate::google::Api;
+use crate::google::auth::Scope;
 use crate::google::compute::{Aggregated, Call, Page, Sort, Thing, machine_of};
 use crate::machine::Kind;
 use std::collections::BTreeSet;
@@ -12,13 +13,13 @@ use std::collections::BTreeSet;
 const MAX_PAGES: usize = 200;
 
 /// Everything, in every project where something was made, and in the one that is set here.
-pub(super) async fn survey(cx: &Context, owner: &str) -> Result<Vec<Found>> {
+pub(super) async fn survey(cx: &Context, scopes: &[Scope], owner: &str) -> Result<Vec<Found>> {
     let projects = projects(cx)?;
     let mut found = Vec::new();
     if projects.is_empty() {
         return Ok(found);
     }
-    let api = Api::open(cx).await?;
+    let api = Api::open(cx, scopes)?;
     for project in &projects {
         found.extend(instances(&api, project, owner).await?);
         found.extend(addresses(&api, project, owner).await?);

@@ -50,6 +50,7 @@ class Storage:
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)", "storage.buckets.get", self.get_bucket),
             ("DELETE", r"/storage/v1/b/(?P<bucket>[^/]+)", "storage.buckets.delete", self.delete_bucket),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/storageLayout", "storage.buckets.getStorageLayout", self.get_layout),
+            ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/managedFolders", "storage.managedFolders.list", self.list_folders),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/iam/testPermissions", "storage.buckets.testIamPermissions", self.test_permissions),
             ("GET", r"/storage/v1/b/(?P<bucket>[^/]+)/o", "storage.objects.list", self.list_objects),
             ("GET", r"/(?:download/)?storage/v1/b/(?P<bucket>[^/]+)/o/(?P<object>[^/]+)", "storage.objects.get", self.get_object),
@@ -128,6 +129,10 @@ class Storage:
     def get_layout(self, _, bucket):
         made = self.bucket(bucket)
         return Answer(body={"kind": "storage#storageLayout", "bucket": bucket, "location": made["location"], "locationType": made["locationType"]})
+
+    def list_folders(self, _, bucket):
+        self.bucket(bucket)
+        return Answer(body={"kind": "storage#managedFolders", "items": []})
 
     def list_buckets(self, request):
         prefix = request.query.get("prefix", "")

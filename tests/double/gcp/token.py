@@ -79,6 +79,7 @@ class Tokens:
                 "client_id": "client",
                 "client_secret": "secret",
                 "refresh_token": self.refresh_token,
+                "token_uri": f"{self.url}/token",
             },
         }
         paths = {}
