@@ -1,3 +1,9 @@
 //! Google's clouds: credentials, requests, refusals in words of what to do. Who asks decides what for.
 
+mod api;
 pub mod auth;
+pub mod compute;
+pub mod operations;
+pub mod refusal;
+
+pub use api::{Api, Failure, compute_base};

@@ -20,6 +20,7 @@ mod process;
 pub mod provider;
 mod qemu;
 mod seeds;
+mod serial;
 mod service;
 mod ssh;
 mod tail;

@@ -26,6 +26,8 @@ pub enum Scope {
     Compute,
     /// To write and remove objects, but not to change who may see them.
     Storage,
+    /// To see what one may do in a project.
+    Projects,
 }
 
 impl Scope {
@@ -34,6 +36,7 @@ impl Scope {
         match self {
             Scope::Compute => "https://www.googleapis.com/auth/compute",
             Scope::Storage => "https://www.googleapis.com/auth/devstorage.read_write",
+            Scope::Projects => "https://www.googleapis.com/auth/cloud-platform.read-only",
         }
     }
 }
