@@ -112,15 +112,16 @@ async fn impersonate(url: &str, token: Token, scopes: &str, http: &HttpSettings)
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Given {
-        access_token: String,
-        expire_time: jiff::Timestamp,
+        access_token: SecretString,
+        expire_time: String,
     }
     let scopes: Vec<&str> = scopes.split(' ').collect();
     // Asked twice, it gives two tokens, which does no harm.
     let request = Request::post(url).token(token.value).json(&json!({ "scope": scopes }))?.repeatable(true);
     let given: Given = ask(&request, url, http, "speak for the service account").await?.json()?;
-    let lifetime = given.expire_time.as_second().saturating_sub_unsigned(now());
-    Ok(Token { value: given.access_token.into(), lifetime: Duration::from_secs(lifetime.try_into().unwrap_or(0)) })
+    // Of a time that cannot be read it is used once.
+    let end = given.expire_time.parse::<jiff::Timestamp>().map_or(0, |end| end.as_second().try_into().unwrap_or(0));
+    Ok(Token { value: given.access_token, lifetime: Duration::from_secs(u64::saturating_sub(end, now())) })
 }
 
 fn unusable(why: &str) -> Error {
