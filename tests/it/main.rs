@@ -6,6 +6,7 @@ mod attest;
 mod cli;
 mod devices;
 mod examples;
+mod gce;
 mod generated;
 mod grants;
 mod guard;
