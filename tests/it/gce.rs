@@ -97,18 +97,17 @@ impl Cloud {
 
     /// Waits until everything that was begun is done.
     fn settle(&self) {
-        while self.get("state")["operations_running"] != json!([]) {}
+        while self.get("state")["compute"]["operations_running"] != json!([]) {}
     }
 
     fn publish(&self, name: &str, features: &[&str]) {
         let archive = Command::new("python3").args(["-c", ARCHIVE]).output().unwrap().stdout;
-        let there = self.get("state")["storage"]["buckets"].to_string().contains("images");
-        if !there {
-            self.api("POST", "storage/v1/b?project={project}", Some(&json!({"name": "images-of-a-test"})));
-        }
-        self.send("POST", "upload/storage/v1/b/images-of-a-test/o?uploadType=media&name=image.tar.gz", "application/gzip", Some(archive));
+        let bucket = format!("archive-of-{name}");
+        self.api("POST", "storage/v1/b?project={project}", Some(&json!({"name": bucket})));
+        let upload = format!("upload/storage/v1/b/{bucket}/o?uploadType=media&name=image.tar.gz");
+        self.send("POST", &upload, "application/gzip", Some(archive));
         let features: Vec<Value> = features.iter().map(|feature| json!({"type": feature})).collect();
-        let source = "https://storage.googleapis.com/images-of-a-test/image.tar.gz";
+        let source = format!("https://storage.googleapis.com/{bucket}/image.tar.gz");
         let image = json!({"name": name, "family": "portdistrict", "rawDisk": {"source": source}, "guestOsFeatures": features});
         self.api("POST", "compute/v1/projects/{project}/global/images", Some(&image));
         self.settle();
