@@ -11,7 +11,7 @@ use crate::machine::check::Check;
 use serde_json::Value;
 
 /// All that deploying, looking after and destroying a machine needs, and nothing else (`docs/providers.md` has the same list).
-pub(super) const PERMISSIONS: [&str; 38] = [
+pub(super) const PERMISSIONS: [&str; 39] = [
     "compute.addresses.create",
     "compute.addresses.delete",
     "compute.addresses.get",
@@ -32,6 +32,7 @@ pub(super) const PERMISSIONS: [&str; 38] = [
     "compute.instances.delete",
     "compute.instances.get",
     "compute.instances.getSerialPortOutput",
+    "compute.instances.getShieldedInstanceIdentity",
     "compute.instances.list",
     "compute.instances.reset",
     "compute.instances.setLabels",

@@ -138,6 +138,14 @@ class Machines:
         said = open(os.path.join(folder, "qemu.out"), "ab")
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 
+    def tpm_keys(self, identity):
+        """The public keys of its TPM (PEM), by the names of the interface; none where it has none."""
+        path = os.path.join(self.dir(identity), "tpm-keys.json")
+        if not os.path.exists(path):
+            return {}
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
     def stop(self, identity, forget=False):
         """Ends a machine's process; its files go when it is forgotten."""
         with self.lock:
