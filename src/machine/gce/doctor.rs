@@ -155,3 +155,24 @@ fn room(name: &str, quotas: &Quotas, needs: &[(&str, f64)], project: &str) -> Ch
         format!("remove a machine, or ask for more: https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_in_the_documentation_is_the_one_that_is_needed() {
+        let role = include_str!("../../../docs/providers.md");
+        let missing: Vec<_> = PERMISSIONS.into_iter().filter(|permission| !role.contains(permission)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(PERMISSIONS.is_sorted());
+    }
+
+    #[test]
+    fn what_is_used_up_is_named() {
+        let quotas: Quotas = serde_json::from_str(r#"{"quotas": [{"metric": "CPUS", "limit": 24, "usage": 23}]}"#).unwrap();
+        let check = room("room", &quotas, &NEEDS, "p");
+        assert_eq!(check.detail, "used up: CPUS");
+        assert!(check.remedy.unwrap().contains("project=p"));
+    }
+}

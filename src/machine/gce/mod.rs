@@ -15,7 +15,7 @@ use super::provider::{Deployed, Expectation, Found, Job, LineSink, Plan, Power, 
 use super::qemu::onions;
 use crate::attest::Rung;
 use crate::config::Label;
-use crate::config::fs::{ensure_private_dir, read, write_private};
+use crate::config::fs::{ensure_private_dir, read, shell_quote, write_private};
 use crate::context::Context;
 use crate::encoding::{base64, from_base64, node_id};
 use crate::error::{Code, Error, Result};
@@ -117,7 +117,10 @@ impl Gce<'_> {
         }
         let addresses = if plan.addresses.is_empty() { vec![public.to_string()] } else { plan.addresses.clone() };
         let onion = plan.tor.as_ref().and(plan.seed.as_ref()).map(|seed| onions(seed));
-        let image = manifest.map(|manifest| manifest.uki_authenticode);
+        let image = match manifest {
+            Some(manifest) => Some(manifest.uki_authenticode),
+            None => self.digest(&image)?,
+        };
         // Every machine at Google has a vTPM, and that is what can tell its image: the chip measures Google's firmware alone.
         Ok(Deployed { dial: public.to_string(), addresses, onion, image, demand: Rung::ImageByTpm })
     }
@@ -128,7 +131,20 @@ impl Gce<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        Manifest::parse(&path.display().to_string(), &read(&path, Manifest::MAX)?).map(Some)
+        let manifest = Manifest::parse(&path.display().to_string(), &read(&path, Manifest::MAX)?)?;
+        // An image is named after its digest; a file in the cache is no authority.
+        let digits = image.name.rsplit('-').next().unwrap_or_default();
+        if digits.is_empty() || !manifest.uki_authenticode.starts_with(digits) {
+            return Err(Error::new(Code::Refused, format!("{} describes another image than {}", path.display(), image.name))
+                .hint(format!("rm {}", shell_quote(&path))));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The digest of an image's boot program, as the record of its publishing has it.
+    fn digest(&self, image: &Image) -> Result<Option<String>> {
+        let published = self.cx.ledger()?.resources(&format!("image/{}", image.name))?;
+        Ok(published.iter().find_map(|resource| resource.detail.get("digest")?.as_str().map(str::to_owned)))
     }
 
     /// Writes into the record by which keys Google knows the machine's vTPM, for the claim to compare.
