@@ -126,6 +126,11 @@ impl Cloud {
 
     /// A home whose provider is this double.
     fn home(&self) -> Home {
+        self.home_that_waits("20s")
+    }
+
+    /// The same, with so much patience for one answer.
+    fn home_that_waits(&self, timeout: &str) -> Home {
         let home = Home::new()
             .with_variable("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", self.told("compute"))
             .with_variable("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER", self.told("url"))
@@ -133,7 +138,7 @@ impl Cloud {
             .with_variable("GOOGLE_CLOUD_PROJECT", self.told("project"))
             .with_variable("CLOUDSDK_COMPUTE_ZONE", ZONE);
         let _ = home.line("init").ok();
-        let settings = "[http]\ntimeout = \"2s\"\nattempts = 3\npause = \"0s\"\n";
+        let settings = format!("[http]\ntimeout = \"{timeout}\"\nattempts = 3\npause = \"0s\"\n");
         std::fs::write(home.path().join("config/config.toml"), settings).unwrap();
         home
     }
@@ -548,7 +553,7 @@ fn outcome(ran: &Ran) -> String {
 fn every_fault_at_every_call(cloud: &Cloud, of_destroy: bool, (lane, lanes): (usize, usize)) -> String {
     let deploy = format!("{DEPLOY} --static-address");
     let line = if of_destroy { DESTROY } else { deploy.as_str() };
-    let home = cloud.home();
+    let home = cloud.home_that_waits("1s");
     if of_destroy {
         let _ = home.line(&deploy).ok();
     }
