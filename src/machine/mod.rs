@@ -18,6 +18,7 @@ mod permit;
 pub mod predict;
 mod process;
 pub mod provider;
+pub mod publish;
 mod qemu;
 mod seeds;
 mod serial;

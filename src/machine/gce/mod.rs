@@ -1,11 +1,11 @@
 //! Machines at Google Compute Engine: an instance of a published image, a firewall rule of its own, and an address if it is to stay.
 
 mod console;
-mod deploy;
+pub(in crate::machine) mod deploy;
 mod doctor;
 mod dry;
 mod remove;
-mod settings;
+pub(in crate::machine) mod settings;
 mod survey;
 
 use super::check::Check;
@@ -276,7 +276,7 @@ impl Provider for Gce<'_> {
     }
 
     fn survey(&self) -> Job<'_, Vec<Found>> {
-        Box::pin(async move { survey::survey(self.cx, &self.api()?, &self.owner()?).await })
+        Box::pin(async move { survey::survey(self.cx, &[Scope::Compute], &self.owner()?).await })
     }
 
     fn doctor<'a>(&'a self, site: Option<&'a Site>) -> Job<'a, Vec<Check>> {
