@@ -44,8 +44,7 @@ impl Key {
     /// A statement of `now` (Unix seconds) for which Google gives a token.
     pub(super) fn assertion(&self, scopes: &str, now: u64) -> Result<String> {
         let header = json!({ "alg": "RS256", "typ": "JWT", "kid": self.id });
-        let claims =
-            json!({ "iss": self.email, "scope": scopes, "aud": self.token_uri, "iat": now, "exp": now.saturating_add(LIFETIME) });
+        let claims = json!({ "iss": self.email, "scope": scopes, "aud": self.token_uri, "iat": now, "exp": now.saturating_add(LIFETIME) });
         let encoded = |value: serde_json::Value| crate::encoding::base64(value.to_string().as_bytes());
         let text = format!("{}.{}", encoded(header), encoded(claims));
         let mut signature = vec![0; self.pair.public().modulus_len()];

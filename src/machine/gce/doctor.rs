@@ -4,14 +4,14 @@ use super::settings::{self, CONFIDENTIAL_SIZE, FAMILY, SIZE};
 use crate::context::Context;
 use crate::error::Result;
 use crate::google::auth::Scope;
-use crate::google::compute::{Call, Image, Place, Quotas};
+use crate::google::compute::{Call, Image, NETWORK, Place, Quotas};
 use crate::google::refusal::permit;
 use crate::google::{Api, Failure};
 use crate::machine::check::Check;
 use serde_json::Value;
 
 /// All that deploying, looking after and destroying a machine needs, and nothing else (`docs/providers.md` has the same list).
-pub(super) const PERMISSIONS: [&str; 33] = [
+pub(super) const PERMISSIONS: [&str; 38] = [
     "compute.addresses.create",
     "compute.addresses.delete",
     "compute.addresses.get",
@@ -39,8 +39,13 @@ pub(super) const PERMISSIONS: [&str; 33] = [
     "compute.instances.setTags",
     "compute.instances.start",
     "compute.instances.stop",
+    "compute.machineTypes.get",
+    "compute.networks.get",
     "compute.networks.updatePolicy",
+    "compute.projects.get",
     "compute.regionOperations.get",
+    "compute.regionOperations.list",
+    "compute.regions.get",
     "compute.subnetworks.use",
     "compute.subnetworks.useExternalIp",
     "compute.zoneOperations.get",
@@ -91,8 +96,13 @@ async fn look(api: &Api, place: &Place, checks: &mut Vec<Check>) {
         Ok(_) => Check::pass(name, words),
         Err(failure) => Check::failed(name, &failure.into_error(doing, project)),
     };
-    let network = api.ask(&Call::look(format!("projects/{project}/global/networks/default"))).await;
-    checks.push(there("network", network, "default".to_owned(), "show the network default"));
+    checks.push(match api.ask::<Value>(&Call::look(format!("projects/{project}/{NETWORK}"))).await {
+        Err(failure) if failure.is_missing() => {
+            let make = format!("gcloud compute networks create default --subnet-mode auto --project {project}");
+            Check::fail("network", "the project has no network default", make)
+        }
+        found => there("network", found, "default".to_owned(), "show the network default"),
+    });
     for (name, size) in [("machine type", SIZE), ("confidential machine type", CONFIDENTIAL_SIZE)] {
         let found = api.ask(&Call::look(format!("projects/{project}/zones/{}/machineTypes/{size}", place.zone()))).await;
         checks.push(there(name, found, format!("{size} in {}", place.zone()), &format!("show the machine type {size}")));

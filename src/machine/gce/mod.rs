@@ -19,12 +19,12 @@ use crate::config::fs::{ensure_private_dir, read, write_private};
 use crate::context::Context;
 use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
-use crate::google::compute::{Call, Image, Mark, NewInstance, Sort, Spot, State, Thing};
 use crate::google::Api;
 use crate::google::auth::Scope;
+use crate::google::compute::{Call, Image, Mark, NewInstance, Sort, Spot, State, Thing};
 use crate::image::Manifest;
-use crate::ledger::kinds::MachineReconnected;
 use crate::ledger::Resource;
+use crate::ledger::kinds::MachineReconnected;
 use crate::progress::{Progress, Silent};
 use console::Console;
 use deploy::Deploy;
@@ -133,6 +133,7 @@ impl Gce<'_> {
         let api = self.api()?;
         let Some(thing) = self.look(&api, &spot, &resource).await? else { return Err(gone(site)) };
         if thing.state() == State::Running {
+            self.remember_address(&site.label, &thing)?;
             return Ok(false);
         }
         let step = progress.step("start the machine");
@@ -276,7 +277,7 @@ impl Provider for Gce<'_> {
     }
 
     fn survey(&self) -> Job<'_, Vec<Found>> {
-        Box::pin(async move { survey::survey(self.cx, &[Scope::Compute], &self.owner()?).await })
+        Box::pin(async move { survey::survey(self.cx, &self.owner()?).await })
     }
 
     fn doctor<'a>(&'a self, site: Option<&'a Site>) -> Job<'a, Vec<Check>> {

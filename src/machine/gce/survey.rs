@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 const MAX_PAGES: usize = 200;
 
 /// Everything, in every project where something was made, and in the one that is set here.
-pub(super) async fn survey(cx: &Context, scopes: &[Scope], owner: &str) -> Result<Vec<Found>> {
+pub(super) async fn survey(cx: &Context, owner: &str) -> Result<Vec<Found>> {
     let projects = projects(cx)?;
     let mut found = Vec::new();
     if projects.is_empty() {
         return Ok(found);
     }
-    let api = Api::open(cx, scopes)?;
+    let api = Api::open(cx, &[Scope::Compute])?;
     for project in &projects {
         found.extend(instances(&api, project, owner).await?);
         found.extend(addresses(&api, project, owner).await?);

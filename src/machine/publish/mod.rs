@@ -212,7 +212,7 @@ impl Work<'_> {
                 false
             }
             Some(image) => {
-                self.settle(image).await?;
+                self.settle(Some(image)).await?;
                 true
             }
             None => false,
@@ -257,9 +257,8 @@ impl Work<'_> {
     }
 
     /// Waits until an image can be used, and compares it with what it should be.
-    async fn settle(&self, image: Image) -> Result<()> {
+    async fn settle(&self, mut image: Option<Image>) -> Result<()> {
         let deadline = Instant::now() + MAKE;
-        let mut image = Some(image);
         let step = self.progress.step("check the image");
         loop {
             match image {
@@ -351,7 +350,7 @@ impl Work<'_> {
             Err(failure) => return Err(self.refused("make the image", failure)),
         }
         step.done();
-        self.settle(Image::default()).await
+        self.settle(self.find().await?).await
     }
 
     /// Google said no: the archive in the bucket would only cost money. Where nobody answered it stays, and the next attempt finds it.
