@@ -36,6 +36,8 @@ DEFAULTS = {
     "token_seconds": 3600,
     # Sessions of resumable uploads are forgotten.
     "sessions_gone": False,
+    # Where else objects are that images are made of.
+    "storage_url": None,
     # Whether the metadata server knows a service account.
     "metadata_account": True,
     # What runs for an instance: "state", "process" (of "program") or "qemu" (with "memory" MiB).
