@@ -9,7 +9,7 @@ pub mod check;
 pub mod claim;
 mod folder;
 mod gce;
-mod hetzner;
+pub mod hetzner;
 mod journal;
 mod local;
 mod packages;
