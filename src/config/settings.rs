@@ -238,7 +238,10 @@ mod tests {
         let all = parse(&uncommented).unwrap();
         assert_eq!(all.keyring.key_file.as_deref(), Some(Path::new("/media/stick/keyring.key")));
         assert_eq!((all.tor.config_file.is_some(), all.tor.bridges.len()), (true, 1));
-        assert_eq!(Settings { keyring: KeyringSettings::default(), tor: TorSettings::default(), ..all }, Settings::default());
+        assert!(all.gce.project.is_some() && all.gce.zone.is_some() && all.gce.bucket.is_some() && all.gce.credentials.is_some());
+        assert!(all.hetzner.zone.is_some() && all.hetzner.token_file.is_some());
+        let Settings { timeout, invite, connect, http, .. } = all;
+        assert_eq!(Settings { timeout, invite, connect, http, ..Settings::default() }, Settings::default());
     }
 
     #[test]

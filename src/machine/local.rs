@@ -533,6 +533,8 @@ mod tests {
             seed: None,
             tor: None,
             vm: None,
+            cloud: None,
+            host: None,
         }
     }
 
