@@ -9,6 +9,7 @@ POST faults      a list of {"method", "path" (regular expression), "nth" (the fi
 GET  faults      the same list, each with how often it was met
 DELETE faults
 POST settings    see the settings of the double
+POST snapshot    {"description", "labels"}: an image that was made before
 POST foreign     makes things that are not of the program under test
 """
 
@@ -17,7 +18,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 import urllib.parse
@@ -63,6 +63,8 @@ class Control:
         if (method, verb) == ("POST", "foreign"):
             self.cloud.foreign()
             return self.cloud.state()
+        if (method, verb) == ("POST", "snapshot"):
+            return self.cloud.snapshot(body)
         raise Refusal(404, {"error": f"no such control: {method} {verb}"})
 
     def fault(self, method, path):
@@ -169,7 +171,7 @@ def serve(listen, control, describe):
     signal.signal(signal.SIGTERM, lambda *_: end.set())
 
     def watch():
-        while sys.stdin.buffer.read(1024):
+        while os.read(0, 1024):
             pass
         end.set()
 

@@ -9,6 +9,7 @@ mod examples;
 mod generated;
 mod grants;
 mod guard;
+mod hetzner;
 mod home;
 mod identity;
 mod ledger;

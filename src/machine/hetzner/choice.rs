@@ -46,16 +46,16 @@ impl Cost {
 
 impl Choice {
     /// Chooses; nothing is made. `owner` is the mark of what is ours.
-    pub(super) async fn of(api: &Api, owner: &str, plan: &CloudPlan) -> Result<Choice> {
+    pub(super) async fn of(api: &Api, owner: &str, plan: &CloudPlan, zone: Option<&str>) -> Result<Choice> {
         let image = image(api, owner, plan.image.as_deref()).await?;
         let sizes = sizes(api).await?;
         let fits = |size: &&ServerType| size.architecture == image.architecture && size.disk >= image.disk_size;
         // What it was written on is known to start it.
         let wanted = plan.size.as_deref().or(image.labels.get(SIZE_LABEL).map(String::as_str));
         let size = named_size(&sizes, wanted, fits)?;
-        let place = place_of(size, plan.zone.as_deref())?;
+        let place = place_of(size, zone)?;
         let prices = api.pricing().await?;
-        let cost = Cost::of(size, &place, &prices).ok_or_else(|| no_room(size, plan.zone.as_deref()))?;
+        let cost = Cost::of(size, &place, &prices).ok_or_else(|| no_room(size, zone))?;
         Ok(Choice { size: size.clone(), image, place, cost })
     }
 

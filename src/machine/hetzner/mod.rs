@@ -63,6 +63,11 @@ impl Hetzner<'_> {
         Hetzner { cx }
     }
 
+    /// Where machines are to stand, if somebody says.
+    fn zone<'a>(&'a self, cloud: &'a CloudPlan) -> Result<Option<&'a str>> {
+        Ok(cloud.zone.as_deref().or(self.cx.settings()?.hetzner.zone.as_deref()))
+    }
+
     /// The machine's server; none if there is none any more.
     async fn server(&self, api: &Api, label: &Label) -> Result<Option<Server>> {
         let Some(resource) = Journal::of_machine(self.cx, label).find(What::Server.as_str())? else { return Ok(None) };
@@ -107,20 +112,15 @@ impl Provider for Hetzner<'_> {
         Box::pin(async move {
             let cloud = cloud_of(plan)?;
             user_data(plan)?;
-            let api = Api::open(self.cx)?;
-            let choice = Choice::of(&api, &mark(self.cx)?, cloud).await?;
-            let name = name(&plan.label, "??????");
+            let (api, zone) = (Api::open(self.cx)?, self.zone(cloud)?);
+            let choice = Choice::of(&api, &mark(self.cx)?, cloud, zone).await?;
             let mut steps = vec![
                 format!("start {} from the image {} ({})", choice.words(), choice.image.description, choice.image.id),
-                format!("cost {}", choice.cost.words()),
-                format!("POST /firewalls {name}: lets TCP port {} in, from everywhere, and nothing else", port(plan)),
+                format!("pay {}", choice.cost.words()),
+                "trust Hetzner: no hardware there proves what a machine runs".to_owned(),
             ];
-            if cloud.static_address {
-                steps.push(format!("POST /primary_ips {name}: an IPv4 address in {} that stays when the server is removed", choice.place));
-            }
-            steps.push(format!("POST /servers {name}: with that firewall, and what the node must know as user data"));
-            steps.push("wait until the node answers".to_owned());
-            steps.push("trust Hetzner: no hardware proves there what a machine runs".to_owned());
+            steps.extend(requests(plan, &choice, cloud));
+            steps.push(format!("wait until the node answers at port {}", port(plan)));
             Ok(steps)
         })
     }
@@ -128,7 +128,7 @@ impl Provider for Hetzner<'_> {
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed> {
         Box::pin(async move {
             let cloud = cloud_of(plan)?;
-            let user_data = user_data(plan)?;
+            let (user_data, zone) = (user_data(plan)?, self.zone(cloud)?);
             let (api, owner) = (Api::open(self.cx)?, mark(self.cx)?);
             let journal = Journal::of_machine(self.cx, &plan.label);
             if !journal.open()?.is_empty() {
@@ -141,7 +141,7 @@ impl Provider for Hetzner<'_> {
                 }
             }
             let step = progress.step("choose a server");
-            let choice = Choice::of(&api, &owner, cloud).await?;
+            let choice = Choice::of(&api, &owner, cloud, zone).await?;
             step.done();
             progress.step(&format!("{}: {}", choice.words(), choice.cost.words())).done();
             let work = Work { api: &api, journal: &journal, owner: &owner, name: name(&plan.label, &suffix()?), place: &choice.place };
@@ -392,6 +392,23 @@ fn suffix() -> Result<String> {
 
 fn port(plan: &Plan) -> u16 {
     if plan.port == 0 { metadata::PORT } else { plan.port }
+}
+
+/// Every request of a deploy, in its order. An address that ends with … has a number that is known only then.
+fn requests(plan: &Plan, choice: &Choice, cloud: &CloudPlan) -> Vec<String> {
+    let name = name(&plan.label, "??????");
+    let wait = || "GET /actions/…: until it is done".to_owned();
+    let mut requests = ["/images: which there are", "/server_types: which there are", "/pricing: what they cost"]
+        .map(|what| format!("GET {what}"))
+        .to_vec();
+    requests.push(format!("POST /firewalls: {name}, lets TCP port {} in from everywhere, and nothing else", port(plan)));
+    requests.push(wait());
+    if cloud.static_address {
+        requests.push(format!("POST /primary_ips: {name}, an IPv4 address in {} that stays until the machine is destroyed", choice.place));
+    }
+    requests.push(format!("POST /servers: {name}, behind that firewall, with what its node must know as user data"));
+    requests.extend([wait(), "GET /servers/…: until it runs".to_owned()]);
+    requests
 }
 
 /// What is asked of the cloud; refused where it cannot do it.

@@ -57,21 +57,36 @@ fn name_of(manifest: &Manifest) -> String {
 /// What [`publish()`] would do, one sentence each.
 pub async fn describe_publish(cx: &Context, image: &Path, size: Option<&str>, zone: Option<&str>) -> Result<Vec<String>> {
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
-    let wish = wish(&api, image, size, zone).await?;
+    let wish = wish(cx, &api, image, size, zone).await?;
     if let Some(there) = find(&api, &owner, &wish.name).await? {
         return Ok(vec![format!("nothing: the image {} is there already ({})", there.description, there.id)]);
     }
     let helper = format!("{}-??????", wish.name);
+    let (size, place, disk) = (&wish.size.name, &wish.place, &wish.manifest.disk);
+    let wait = || "GET /actions/…: until it is done".to_owned();
     Ok(vec![
-        format!("POST /ssh_keys {helper}: a key for this writing alone"),
-        format!("POST /servers {helper}: {} in {}, not started, for some minutes", wish.size.name, wish.place),
-        "POST /servers/…/actions/enable_rescue".to_owned(),
-        "POST /servers/…/actions/poweron".to_owned(),
-        format!("write {} to its disk by ssh ({} bytes), and read it back", wish.disk.display(), wish.manifest.disk.size),
-        "POST /servers/…/actions/poweroff".to_owned(),
-        format!("POST /servers/…/actions/create_image {}", wish.name),
-        format!("DELETE /servers/… {helper}"),
-        format!("DELETE /ssh_keys/… {helper}"),
+        "GET /server_types: which there are".to_owned(),
+        "GET /images: which there are".to_owned(),
+        format!("POST /ssh_keys: {helper}, a key for this writing alone"),
+        format!("POST /servers: {helper}, {size} in {place}, for some minutes"),
+        wait(),
+        "POST /servers/…/actions/enable_rescue: with that key".to_owned(),
+        wait(),
+        "POST /servers/…/actions/poweron: into its rescue system".to_owned(),
+        wait(),
+        "GET /servers/…: its address".to_owned(),
+        format!("write {} to its disk by ssh ({} bytes), and read it back", wish.disk.display(), disk.size),
+        "POST /servers/…/actions/poweroff: its disk is to rest".to_owned(),
+        wait(),
+        format!("POST /servers/…/actions/create_image: {}", wish.name),
+        wait(),
+        "GET /images/…: until it is available".to_owned(),
+        "GET /servers/…: whether it is ours".to_owned(),
+        format!("DELETE /servers/…: {helper}"),
+        wait(),
+        "GET /ssh_keys/…: whether it is ours".to_owned(),
+        format!("DELETE /ssh_keys/…: {helper}"),
+        "GET /pricing: what storing it costs".to_owned(),
     ])
 }
 
@@ -79,7 +94,7 @@ pub async fn describe_publish(cx: &Context, image: &Path, size: Option<&str>, zo
 pub async fn publish(cx: &Context, image: &Path, size: Option<&str>, zone: Option<&str>, progress: &dyn Progress) -> Result<Published> {
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
     let step = progress.step("look at Hetzner");
-    let wish = wish(&api, image, size, zone).await?;
+    let wish = wish(cx, &api, image, size, zone).await?;
     let journal = Journal::of_image(cx, &wish.name);
     let there = find(&api, &owner, &wish.name).await?.filter(|image| image.status == "available");
     step.done();
@@ -125,12 +140,12 @@ pub async fn remove_image(cx: &Context, name: &str, progress: &dyn Progress) -> 
     Ok(())
 }
 
-async fn wish(api: &Api, image: &Path, size: Option<&str>, zone: Option<&str>) -> Result<Wish> {
+async fn wish(cx: &Context, api: &Api, image: &Path, size: Option<&str>, zone: Option<&str>) -> Result<Wish> {
     let (disk, manifest) = qemu::find_image(image)?;
     let sizes = choice::sizes(api).await?;
     let room = |size: &&ServerType| size.architecture == "x86" && size.disk * 1e9 >= manifest.disk.size as f64;
     let size = choice::named_size(&sizes, size, room)?.clone();
-    let place = choice::place_of(&size, zone)?;
+    let place = choice::place_of(&size, zone.or(cx.settings()?.hetzner.zone.as_deref()))?;
     Ok(Wish { name: name_of(&manifest), disk, manifest, size, place })
 }
 

@@ -1,0 +1,424 @@
+//! Hetzner Cloud through the real binary, against a double of its API: what is made, shown before, and left behind (nothing).
+
+use super::home::{Home, Ran, program};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+const TOKEN: &str = "token-that-writes";
+/// What is left when a machine was destroyed: what others have, and the image.
+const KINDS: [&str; 5] = ["servers", "firewalls", "primary_ips", "ssh_keys", "images"];
+
+/// A double of the API, which ends with the test.
+struct Cloud {
+    child: Child,
+    address: String,
+    _state: tempfile::TempDir,
+}
+
+impl Cloud {
+    fn start() -> Cloud {
+        let state = tempfile::tempdir().unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/double/hetzner.py");
+        let mut command = Command::new("python3");
+        command.arg(script).arg("--state").arg(state.path().join("double")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(reference) = std::env::var_os("PORTDISTRICT_HETZNER_OPENAPI") {
+            command.arg("--openapi").arg(reference);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let address = said["control"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+        let cloud = Cloud { child, address, _state: state };
+        cloud.set(&json!({ "action_polls": 1, "machine": [program(), "node", "run", "--config", "{config}"] }));
+        cloud.post("foreign", &json!({}));
+        cloud
+    }
+
+    /// One of the double's controls.
+    fn control(&self, method: &str, verb: &str, body: &Value) -> Value {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let body = body.to_string();
+        write!(
+            stream,
+            "{method} /_double/{verb} HTTP/1.1\r\nHost: double\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    fn get(&self, verb: &str) -> Value {
+        self.control("GET", verb, &Value::Null)
+    }
+
+    fn post(&self, verb: &str, body: &Value) -> Value {
+        self.control("POST", verb, body)
+    }
+
+    fn set(&self, settings: &Value) {
+        self.post("settings", settings);
+    }
+
+    /// A home whose provider is this double, with an image of its own there.
+    fn home(&self) -> Home {
+        let home = Home::new().with_variable("HCLOUD_ENDPOINT", format!("http://{}/v1", self.address)).with_variable("HCLOUD_TOKEN", TOKEN);
+        let _ = home.line("init").ok();
+        let settings = "[http]\ntimeout = \"1s\"\nattempts = 3\npause = \"0s\"\n";
+        std::fs::write(home.path().join("config/config.toml"), settings).unwrap();
+        let labels = json!({ "portdistrict": mark(&home), "portdistrict-size": "cx23" });
+        self.post("snapshot", &json!({ "description": "pd-0-1-0-0123456789ab", "labels": labels }));
+        home
+    }
+
+    /// The requests since they were last forgotten, with … for numbers, each row of the same once.
+    fn requests(&self) -> Vec<String> {
+        let all = self.get("requests");
+        let mut requests: Vec<String> = all.as_array().unwrap().iter().map(|request| request_of(request)).collect();
+        requests.dedup();
+        requests
+    }
+
+    /// Everything that is there, by kind, without what changes by itself.
+    fn things(&self) -> BTreeMap<&'static str, Vec<Value>> {
+        let state = self.get("state");
+        KINDS
+            .into_iter()
+            .map(|kind| {
+                (
+                    kind,
+                    state[kind]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|thing| json!({ "id": thing["id"], "name": thing["name"], "labels": thing["labels"] }))
+                        .collect(),
+                )
+            })
+            .collect()
+    }
+
+    fn is_as_before(&self, before: &BTreeMap<&'static str, Vec<Value>>) -> bool {
+        self.things() == *before
+    }
+
+    #[track_caller]
+    fn has_no_violations(&self) {
+        assert_eq!(self.get("violations"), json!([]));
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// `POST /servers/…/actions/poweron`.
+fn request_of(request: &Value) -> String {
+    let path = request["path"].as_str().unwrap().strip_prefix("/v1").unwrap().split('?').next().unwrap();
+    let path: Vec<_> =
+        path.split('/').map(|part| if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) { "…" } else { part }).collect();
+    format!("{} {}", request["method"].as_str().unwrap(), path.join("/"))
+}
+
+/// The label that this owner's things bear.
+fn mark(home: &Home) -> String {
+    home.line("identity show --json").json()["id"].as_str().unwrap().to_lowercase()
+}
+
+/// The requests that a dry run shows.
+fn shown(dry_run: &Value) -> Vec<String> {
+    let would = dry_run["would"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+    let requests = would.filter(|line| ["GET ", "POST ", "DELETE "].iter().any(|method| line.starts_with(method)));
+    requests.map(|line| line.split_once(": ").unwrap().0.to_owned()).collect()
+}
+
+const DEPLOY: &str = "machine deploy --on hetzner --label home";
+
+#[test]
+fn a_server_is_deployed_as_the_dry_run_said_and_destroyed_without_a_trace() {
+    let cloud = Cloud::start();
+    let home = cloud.home();
+    let before = cloud.things();
+    for more in ["", " --static-address"] {
+        let dry_run = home.line(&format!("{DEPLOY}{more} --dry-run --json")).json();
+        assert!(cloud.is_as_before(&before));
+        let words = dry_run["would"].to_string();
+        assert!(words.contains("EUR 4.15 a month") && words.contains("no hardware there proves"), "{words}");
+        cloud.control("DELETE", "requests", &Value::Null);
+        let deployed = home.line(&format!("{DEPLOY}{more} -vv"));
+        assert!(!deployed.stderr.contains(TOKEN) && deployed.stderr.contains("POST 127.0.0.1/v1/servers: 201"), "{deployed}");
+        assert!(deployed.stderr.contains("EUR 4.15 a month"), "{deployed}");
+        let _ = deployed.ok();
+        assert_eq!(cloud.requests(), shown(&dry_run));
+        let claimed = home.line("machine claim home --json").json();
+        assert_eq!(claimed["rung"], "pinned-key");
+        let listed = home.line("machine list --json").json();
+        assert_eq!(
+            (listed["machines"][0]["state"].as_str(), listed["machines"][0]["provider"].as_str()),
+            (Some("running"), Some("hetzner"))
+        );
+        let checks = home.line("machine doctor home --on hetzner").ok();
+        assert!(checks.contains("it may read and write"), "{checks}");
+        let dry_run = home.line("machine destroy home --dry-run --json").json();
+        let things = if more.is_empty() { 2 } else { 3 };
+        assert_eq!(
+            dry_run["would"].as_array().unwrap().iter().filter(|line| line.as_str().unwrap().contains(" at hetzner")).count(),
+            things
+        );
+        let _ = home.line("machine destroy home --yes").ok();
+        assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
+    }
+    cloud.has_no_violations();
+}
+
+#[test]
+fn a_server_that_was_switched_off_is_started_again_and_one_that_is_gone_is_seen_to_be() {
+    let cloud = Cloud::start();
+    let home = cloud.home();
+    let before = cloud.things();
+    let _ = home.line(DEPLOY).ok();
+    let node = home.line("machine claim home --json").json()["node"].clone();
+    let server = |verb: &str| {
+        let id =
+            cloud.get("state")["servers"].as_array().unwrap().iter().find(|server| server["name"] != "other-server").unwrap()["id"].clone();
+        let mut stream = TcpStream::connect(&cloud.address).unwrap();
+        let (method, path) =
+            if verb == "delete" { ("DELETE", format!("/v1/servers/{id}")) } else { ("POST", format!("/v1/servers/{id}/actions/{verb}")) };
+        write!(stream, "{method} {path} HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+        cloud.set(&json!({ "action_ms": 0 }));
+        cloud.get("state");
+    };
+    server("poweroff");
+    assert_eq!(home.line("machine show home --json").json()["state"], "stopped");
+    let _ = home.line("machine doctor home --on hetzner").fails(6);
+    let found = home.line("machine reconnect home --json").json();
+    assert_eq!((&found["node"], found["state"].as_str()), (&node, Some("running")));
+    server("delete");
+    assert_eq!(home.line("machine show home --json").json()["state"], "gone");
+    // Its firewall is still there, and goes with the record.
+    let _ = home.line("machine destroy home --yes").ok();
+    assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
+    cloud.has_no_violations();
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let cloud = Cloud::start();
+    let home = cloud.home();
+    let before = cloud.things();
+    let none = Home::new();
+    let _ = none.line("init").ok();
+    let said = none.line(DEPLOY).fails(6);
+    assert!(said.contains("HCLOUD_TOKEN"), "{said}");
+
+    cloud.set(&json!({ "tokens": { TOKEN: "ro" } }));
+    let said = home.line(DEPLOY).fails(6);
+    assert!(said.contains("the token may only read") && said.contains("Read & Write"), "{said}");
+    let said = home.line("machine doctor --on hetzner").fails(6);
+    assert!(said.contains("permission"), "{said}");
+    cloud.set(&json!({ "tokens": {} }));
+    let said = home.line(DEPLOY).fails(6);
+    assert!(said.contains("does not know this token") && !said.contains(TOKEN), "{said}");
+    cloud.set(&json!({ "tokens": { TOKEN: "rw" } }));
+
+    cloud.set(&json!({ "quota": { "servers": 1 } }));
+    let said = home.line(DEPLOY).fails(6);
+    assert!(said.contains("as many of these as Hetzner allows") && said.contains("Limits"), "{said}");
+    cloud.set(&json!({ "quota": {}, "sold_out": ["cx23"] }));
+    let said = home.line(DEPLOY).fails(6);
+    assert!(said.contains("no cx23 in fsn1 now"), "{said}");
+    cloud.set(&json!({ "sold_out": [], "failing_actions": ["create_server"] }));
+    let said = home.line(DEPLOY).fails(1);
+    assert!(said.contains("Action failed"), "{said}");
+
+    for (more, expected) in [
+        (" --image 77", "no image \"77\""),
+        (" --size cx99", "no size \"cx99\""),
+        (" --zone mars1", "no cx23 in mars1"),
+        (" --confidential", "no confidential machines"),
+        (" --seed sealed", "no TPM"),
+        (" --project p", "the token says which project"),
+        (" --claim-by-anyone", "claimed by the one who deployed it"),
+    ] {
+        let ran = home.line(&format!("{DEPLOY}{more}"));
+        assert!(ran.stderr.contains(expected) && ran.stderr.contains("hint: ") && ran.status != Some(0), "{ran}");
+    }
+    assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
+    cloud.has_no_violations();
+}
+
+#[test]
+fn a_token_in_a_file_has_to_be_private() {
+    let cloud = Cloud::start();
+    let home = cloud.home().with_variable("HCLOUD_TOKEN", "");
+    let file = home.work().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    std::fs::write(home.path().join("config/config.toml"), format!("[hetzner]\ntoken_file = {file:?}\n")).unwrap();
+    let mode = |mode| std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    let said = home.line("machine doctor --on hetzner").fails(6);
+    assert!(said.contains("chmod"), "{said}");
+    mode(0o600);
+    let _ = home.line("machine doctor --on hetzner").ok();
+}
+
+/// What is done to one request.
+#[derive(Clone, Copy)]
+struct Fault {
+    name: &'static str,
+    fault: &'static str,
+    times: u32,
+}
+
+const fn fault(name: &'static str, fault: &'static str, times: u32) -> Fault {
+    Fault { name, fault, times }
+}
+
+/// More often than anything is repeated.
+const ALWAYS: u32 = 99;
+const FAULTS: [Fault; 12] = [
+    fault("killed before", "kill", 1),
+    fault("killed after", "kill-after", 1),
+    fault("403", "403", 1),
+    fault("429", "429", 1),
+    fault("429 on and on", "429", ALWAYS),
+    fault("500", "500", 1),
+    fault("500 on and on", "500", ALWAYS),
+    fault("reply lost", "lost", 1),
+    fault("reply always lost", "lost", ALWAYS),
+    fault("silence", "silence", 1),
+    fault("silence, done", "silence-after", 1),
+    fault("silence for good", "silence-after", ALWAYS),
+];
+
+/// One call of a story.
+#[derive(Clone)]
+struct Call {
+    request: String,
+    method: String,
+    /// The path as a regular expression.
+    path: String,
+    /// Which of those that are alike.
+    nth: usize,
+}
+
+/// The calls of a story that went well, in their order.
+fn calls(cloud: &Cloud) -> Vec<Call> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let requests = cloud.get("requests");
+    let each = requests.as_array().unwrap().iter().map(|request| {
+        let name = request_of(request);
+        let nth = seen.entry(name.clone()).and_modify(|nth| *nth += 1).or_insert(1);
+        let (method, path) = name.split_once(' ').unwrap();
+        Call { method: method.to_owned(), path: format!("^/v1{}([?]|$)", path.replace('…', "[0-9]+")), nth: *nth, request: name.clone() }
+    });
+    each.collect()
+}
+
+/// Runs a command in which this call goes wrong.
+fn run_with(cloud: &Cloud, home: &Home, line: &str, call: &Call, fault: Fault) -> Ran {
+    let mut command = home.shell(&format!("read go; exec portdistrict {line}"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let entry =
+        json!({ "method": call.method, "path": call.path, "nth": call.nth, "times": fault.times, "fault": fault.fault, "pid": child.id() });
+    cloud.post("faults", &json!([entry]));
+    writeln!(child.stdin.take().unwrap(), "go").unwrap();
+    let output = child.wait_with_output().unwrap();
+    cloud.control("DELETE", "faults", &Value::Null);
+    Ran::from_output(line, output)
+}
+
+fn outcome(ran: &Ran) -> String {
+    match ran.status {
+        Some(0) => "done".to_owned(),
+        Some(status) => format!("status {status}"),
+        None => "killed".to_owned(),
+    }
+}
+
+/// Every fault at every call of `line`. Then, by turns, it is run again or `undo` alone: nothing may be left, and nothing of others touched.
+fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Story, part: (usize, usize)) -> String {
+    let well = home();
+    cloud.control("DELETE", "requests", &Value::Null);
+    let _ = well.line(story.line).ok();
+    let calls = calls(cloud);
+    let _ = well.line(story.undo).ok();
+    drop(well);
+    let mut table = String::new();
+    let cases = calls.iter().flat_map(|call| FAULTS.map(|fault| (call.clone(), fault)));
+    for (index, (call, fault)) in cases.enumerate().filter(|(index, _)| index % part.1 == part.0) {
+        let home = home();
+        let before = cloud.things();
+        let ran = run_with(cloud, &home, story.line, &call, fault);
+        assert!(ran.status != Some(101), "{ran}");
+        let left = if cloud.is_as_before(&before) { "nothing" } else { "something" };
+        if ran.status != Some(0) && fault.times == 1 && !fault.fault.starts_with("kill") {
+            assert_eq!(left, "nothing", "{} {}: {ran}", call.request, fault.name);
+        }
+        let mut then = "undone";
+        if ran.status != Some(0) && index % 2 == 0 {
+            let again = home.line(story.line);
+            assert_eq!(again.status, Some(0), "{} {}: {ran}{again}", call.request, fault.name);
+            then = "run again, undone";
+        }
+        let undone = home.line(story.undo);
+        assert!(matches!(undone.status, Some(0 | 3)), "{} {}: {ran}{undone}", call.request, fault.name);
+        assert!(cloud.is_as_before(&before), "{} {}: {ran}{undone}{:?}", call.request, fault.name, cloud.things());
+        let nth = if call.nth > 1 { format!(" ({}.)", call.nth) } else { String::new() };
+        writeln!(
+            table,
+            "{index:4} {:44} {:18} {:10} left {:10} {then}: nothing left",
+            format!("{}{nth}", call.request),
+            fault.name,
+            outcome(&ran),
+            left
+        )
+        .unwrap();
+    }
+    cloud.has_no_violations();
+    table
+}
+
+/// A command and what undoes it.
+struct Story {
+    line: &'static str,
+    undo: &'static str,
+}
+
+/// As many doubles at once as make sense; the rows of their tables in order.
+fn side_by_side(lanes: usize, work: impl Fn(&Cloud, (usize, usize)) -> String + Sync) {
+    let rows = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for lane in 0..lanes {
+            let (work, rows) = (&work, &rows);
+            scope.spawn(move || {
+                let table = work(&Cloud::start(), (lane, lanes));
+                rows.lock().unwrap().extend(table.lines().map(str::to_owned));
+            });
+        }
+    });
+    let mut rows = rows.into_inner().unwrap();
+    rows.sort();
+    println!("call × fault × outcome\n{}", rows.join("\n"));
+}
+
+#[test]
+fn whatever_happens_at_any_call_of_a_deploy_nothing_is_left_behind() {
+    let story = Story { line: "machine deploy --on hetzner --label home --static-address", undo: "machine destroy home --yes" };
+    side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, || cloud.home(), &story, part));
+}
