@@ -525,12 +525,16 @@ fn reconnect(call: &Call, args: ReconnectArgs) -> Result<()> {
 #[derive(Serialize)]
 struct Machines {
     machines: Vec<Sight>,
+    /// Where what providers have differs from what is recorded.
+    drift: Vec<machine::Drift>,
 }
 
 impl View for Machines {
     fn text(&self, look: &Look) -> String {
+        let drift: String =
+            self.drift.iter().map(|drift| format!("{} {}\n  hint: {}\n", look.bold(&drift.id), drift.what, drift.hint)).collect();
         if self.machines.is_empty() {
-            return String::new();
+            return drift;
         }
         let row = |m: &Sight| {
             vec![
@@ -541,17 +545,17 @@ impl View for Machines {
                 m.node.as_deref().map(short).unwrap_or_default(),
             ]
         };
-        table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>())
+        table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>()) + &drift
     }
 }
 
 fn list(call: &Call) -> Result<()> {
     let cx = call.context()?;
-    let seen = call.block_on(machine::look_at_all(&cx))?;
-    if seen.is_empty() {
+    let (seen, drift) = call.block_on(async { tokio::try_join!(machine::look_at_all(&cx), machine::drift(&cx)) })?;
+    if seen.is_empty() && drift.is_empty() {
         call.out.say("There is no machine yet. Make one: portdistrict machine deploy --on local --label home");
     }
-    call.out.show(&Machines { machines: seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<_>>()? })
+    call.out.show(&Machines { machines: seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<_>>()?, drift })
 }
 
 fn show(call: &Call, label: &Label) -> Result<()> {

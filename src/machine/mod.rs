@@ -7,6 +7,7 @@ pub mod attest;
 pub mod build;
 pub mod check;
 pub mod claim;
+mod drift;
 mod folder;
 mod gce;
 pub mod hetzner;
@@ -26,6 +27,7 @@ mod tools;
 pub mod watch;
 
 pub use claim::Claimed;
+pub use drift::{Drift, drift};
 pub use journal::{Journal, Left};
 pub use permit::tell as tell_policy;
 pub use provider::{Accel, CloudPlan, Found, Kind, Plan, Power, TorPlan, VmPlan};
