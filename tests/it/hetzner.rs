@@ -332,7 +332,7 @@ fn calls(cloud: &Cloud) -> Vec<Call> {
 
 /// Runs a command in which this call goes wrong.
 fn run_with(cloud: &Cloud, home: &Home, line: &str, call: &Call, fault: Fault) -> Ran {
-    let mut command = home.shell(&format!("read go; exec portdistrict {line}"));
+    let mut command = home.shell(&format!("read go; exec {line}"));
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let entry =
         json!({ "method": call.method, "path": call.path, "nth": call.nth, "times": fault.times, "fault": fault.fault, "pid": child.id() });
@@ -355,16 +355,16 @@ fn outcome(ran: &Ran) -> String {
 fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Story, part: (usize, usize)) -> String {
     let well = home();
     cloud.control("DELETE", "requests", &Value::Null);
-    let _ = well.line(story.line).ok();
+    let _ = Ran::of(well.shell(&story.line)).ok();
     let calls = calls(cloud);
-    let _ = well.line(story.undo).ok();
+    let _ = Ran::of(well.shell(&story.undo)).ok();
     drop(well);
     let mut table = String::new();
     let cases = calls.iter().flat_map(|call| FAULTS.map(|fault| (call.clone(), fault)));
     for (index, (call, fault)) in cases.enumerate().filter(|(index, _)| index % part.1 == part.0) {
         let home = home();
         let before = cloud.things();
-        let ran = run_with(cloud, &home, story.line, &call, fault);
+        let ran = run_with(cloud, &home, &story.line, &call, fault);
         assert!(ran.status != Some(101), "{ran}");
         let left = if cloud.is_as_before(&before) { "nothing" } else { "something" };
         if ran.status != Some(0) && fault.times == 1 && !fault.fault.starts_with("kill") {
@@ -372,11 +372,11 @@ fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Sto
         }
         let mut then = "undone";
         if ran.status != Some(0) && index % 2 == 0 {
-            let again = home.line(story.line);
+            let again = Ran::of(home.shell(&story.line));
             assert_eq!(again.status, Some(0), "{} {}: {ran}{again}", call.request, fault.name);
             then = "run again, undone";
         }
-        let undone = home.line(story.undo);
+        let undone = Ran::of(home.shell(&story.undo));
         assert!(matches!(undone.status, Some(0 | 3)), "{} {}: {ran}{undone}", call.request, fault.name);
         assert!(cloud.is_as_before(&before), "{} {}: {ran}{undone}{:?}", call.request, fault.name, cloud.things());
         let nth = if call.nth > 1 { format!(" ({}.)", call.nth) } else { String::new() };
@@ -396,8 +396,8 @@ fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Sto
 
 /// A command and what undoes it.
 struct Story {
-    line: &'static str,
-    undo: &'static str,
+    line: String,
+    undo: String,
 }
 
 /// As many doubles at once as make sense; the rows of their tables in order.
@@ -419,6 +419,124 @@ fn side_by_side(lanes: usize, work: impl Fn(&Cloud, (usize, usize)) -> String + 
 
 #[test]
 fn whatever_happens_at_any_call_of_a_deploy_nothing_is_left_behind() {
-    let story = Story { line: "machine deploy --on hetzner --label home --static-address", undo: "machine destroy home --yes" };
+    let line = format!("portdistrict {DEPLOY} --static-address");
+    let story = Story { line, undo: "portdistrict machine destroy home --yes".to_owned() };
     side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, || cloud.home(), &story, part));
+}
+
+/// What needs a rescue system: a real sshd on port 22 of a loopback address, so these tests run as root.
+mod net {
+    use super::{Cloud, Home, Ran, Story, TOKEN, every_fault_at_every_call, json, side_by_side};
+    use portdistrict::config::Paths;
+    use portdistrict::context::Context;
+    use portdistrict::error::Result;
+    use portdistrict::image::Manifest;
+    use portdistrict::keyring::Unlock;
+    use portdistrict::machine::hetzner;
+    use portdistrict::progress::Silent;
+    use sha2::{Digest, Sha256};
+    use std::path::Path;
+
+    const NAME: &str = "pd-9-8-7-abababababab";
+
+    /// An image as far as publishing looks at it.
+    fn image(folder: &Path, bytes: &[u8]) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("disk.raw"), bytes).unwrap();
+        let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = json!({ "name": "disk.raw", "size": bytes.len(), "sha256": sha256 });
+        let manifest = json!({
+            "portdistrict_image": Manifest::VERSION, "version": "9.8.7", "inputs": [], "source_date_epoch": 1, "kernel_release": "6", "command_line": "",
+            "modules": [], "uki_authenticode": "ab".repeat(32), "kernel_authenticode": "cd".repeat(32), "sections": [], "pcr": {},
+            "disk": file, "archive": file, "reproduce": "",
+        });
+        std::fs::write(folder.join("image.json"), manifest.to_string()).unwrap();
+    }
+
+    fn bytes() -> Vec<u8> {
+        (0..700_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
+
+    /// The words for `sh` that do this with the library, in a process of its own.
+    fn here(verb: &str) -> String {
+        let program = std::env::current_exe().unwrap();
+        format!("env PD_VERB={verb} {} --exact hetzner::net::here_is_the_process --ignored --nocapture", program.display())
+    }
+
+    #[test]
+    #[ignore = "run by the tests beside it, in a process of its own"]
+    fn here_is_the_process() {
+        let Some(verb) = std::env::var_os("PD_VERB") else { return };
+        let cx = Context::new(Paths::find(None).unwrap(), Unlock::default());
+        let work = async {
+            match verb.to_str().unwrap() {
+                "publish" => {
+                    hetzner::publish(&cx, Path::new("image"), None, None, &Silent).await.map(|made| println!("again: {}", made.again))
+                }
+                "bios" => hetzner::publish(&cx, Path::new("image"), Some("cpx22"), None, &Silent).await.map(drop),
+                "describe" => hetzner::describe_publish(&cx, Path::new("image"), None, None)
+                    .await
+                    .map(|steps| println!("{}", json!({ "would": steps }))),
+                _ => hetzner::remove_image(&cx, NAME, &Silent).await,
+            }
+        };
+        let done: Result<()> = tokio::runtime::Runtime::new().unwrap().block_on(work);
+        if let Err(error) = done {
+            eprintln!("{error} {:?} {:?}", error.causes(), error.hint_text());
+            std::process::exit(i32::from(error.code().exit_code()));
+        }
+    }
+
+    fn home(cloud: &Cloud) -> Home {
+        let home = cloud.home();
+        image(&home.work().join("image"), &bytes());
+        home
+    }
+
+    #[test]
+    #[ignore = "needs root: a rescue system answers on port 22"]
+    fn an_image_is_written_in_the_rescue_system_and_kept_as_a_snapshot() {
+        let cloud = Cloud::start();
+        let home = home(&cloud);
+        let before = cloud.things();
+        let dry_run = Ran::of(home.shell(&here("describe"))).ok();
+        let dry_run = serde_json::from_str(dry_run.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+        assert!(cloud.is_as_before(&before));
+        cloud.control("DELETE", "requests", &super::Value::Null);
+        let published = Ran::of(home.shell(&here("publish")));
+        assert!(!published.to_string().contains(TOKEN));
+        assert!(published.ok().contains("again: false"));
+        assert_eq!(cloud.requests(), super::shown(&dry_run));
+        let state = cloud.get("state");
+        let image = state["images"].as_array().unwrap().iter().find(|image| image["description"] == NAME).unwrap();
+        let snapshot = std::fs::read(image["_file"].as_str().unwrap()).unwrap();
+        assert_eq!(&snapshot[..700_001], bytes());
+        assert_eq!((&image["status"], &image["labels"]["portdistrict-size"]), (&json!("available"), &json!("cx23")));
+
+        // The same digest a second time does nothing; a machine begins from it.
+        assert!(Ran::of(home.shell(&here("publish"))).ok().contains("again: true"));
+        let _ = home.line(&format!("{} --image {NAME}", super::DEPLOY)).ok();
+        let _ = home.line("machine claim home").ok();
+        let _ = home.line("machine destroy home --yes").ok();
+        let _ = Ran::of(home.shell(&here("remove"))).ok();
+        assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
+
+        // A size that is started by BIOS cannot start an image: that is seen before a snapshot is paid for.
+        let said = Ran::of(home.shell(&here("bios"))).fails(6);
+        assert!(said.contains("started by BIOS"), "{said}");
+        // What is not what its description says does not become an image either.
+        std::fs::write(home.work().join("image/disk.raw"), b"something else").unwrap();
+        let said = Ran::of(home.shell(&here("publish"))).fails(4);
+        assert!(said.contains("did not arrive as image.json describes it"), "{said}");
+        assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
+        assert!(!home.path().join("state/publish").exists() || home.path().join("state/publish").read_dir().unwrap().next().is_none());
+        cloud.has_no_violations();
+    }
+
+    #[test]
+    #[ignore = "needs root: a rescue system answers on port 22"]
+    fn whatever_happens_at_any_call_of_a_publishing_nothing_is_left_behind() {
+        let story = Story { line: here("publish"), undo: here("remove") };
+        side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, || home(cloud), &story, part));
+    }
 }

@@ -11,7 +11,7 @@ use crate::image::Manifest;
 use crate::ledger::Resource;
 use crate::machine::journal::{self, Journal};
 use crate::machine::qemu;
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Silent, Step};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,8 @@ struct Wish {
 /// The name of an image: its version and its digest.
 fn name_of(manifest: &Manifest) -> String {
     let version: String = manifest.version.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    format!("pd-{version}-{}", &manifest.uki_authenticode[..12])
+    let digest: String = manifest.uki_authenticode.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    format!("pd-{version}-{}", digest.to_ascii_lowercase())
 }
 
 /// What [`publish()`] would do, one sentence each.
@@ -123,21 +124,18 @@ pub async fn list(cx: &Context) -> Result<Vec<Published>> {
     Ok(rows)
 }
 
-/// Removes one of this owner's images.
+/// Removes one of this owner's images, and whatever a killed [`publish()`] of it left.
 pub async fn remove_image(cx: &Context, name: &str, progress: &dyn Progress) -> Result<()> {
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
-    let image = find(&api, &owner, name).await?.ok_or_else(|| {
-        Error::new(Code::NotFound, format!("there is no image {name:?} of yours at Hetzner"))
-            .hint("portdistrict machine publish --on hetzner --list")
-    })?;
-    let step = progress.step("remove the image");
-    things::remove_number(&api, What::Image, image.id, &*step).await?;
     let journal = Journal::of_image(cx, name);
-    for resource in journal.open()?.iter().filter(|resource| things::number(resource) == Some(image.id)) {
-        journal.removed(resource)?;
+    let known = !journal.open()?.is_empty();
+    clear(&journal, None, progress).await?;
+    match find(&api, &owner, name).await? {
+        Some(image) => things::remove_number(&api, What::Image, image.id, &Silent).await,
+        None if known => Ok(()),
+        None => Err(Error::new(Code::NotFound, format!("there is no image {name:?} of yours at Hetzner"))
+            .hint("portdistrict machine list: what stands at providers")),
     }
-    step.done();
-    Ok(())
 }
 
 async fn wish(cx: &Context, api: &Api, image: &Path, size: Option<&str>, zone: Option<&str>) -> Result<Wish> {
