@@ -145,6 +145,7 @@ fn shown(dry_run: &Value) -> Vec<String> {
 }
 
 const DEPLOY: &str = "machine deploy --on hetzner --label home";
+const DESTROY: &str = "portdistrict machine destroy home --yes";
 
 #[test]
 fn a_server_is_deployed_as_the_dry_run_said_and_destroyed_without_a_trace() {
@@ -351,44 +352,42 @@ fn outcome(ran: &Ran) -> String {
     }
 }
 
-/// Every fault at every call of `line`. Then, by turns, it is run again or `undo` alone: nothing may be left, and nothing of others touched.
-fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Story, part: (usize, usize)) -> String {
-    let well = home();
+/// Every fault at every call of a story. Then, by turns, it is run again or only undone: nothing may be left, and nothing of others touched.
+fn every_fault_at_every_call(cloud: &Cloud, home: &Home, story: &Story, (lane, lanes): (usize, usize)) -> String {
+    let shell = |line: &str| Ran::of(home.shell(line));
+    let prepare = || story.prepare.iter().for_each(|line| assert_eq!(shell(line).status, Some(0)));
+    let before = cloud.things();
+    prepare();
     cloud.control("DELETE", "requests", &Value::Null);
-    let _ = Ran::of(well.shell(&story.line)).ok();
+    let _ = shell(&story.line).ok();
     let calls = calls(cloud);
-    let _ = Ran::of(well.shell(&story.undo)).ok();
-    drop(well);
+    let _ = shell(&story.undo);
     let mut table = String::new();
-    let cases = calls.iter().flat_map(|call| FAULTS.map(|fault| (call.clone(), fault)));
-    for (index, (call, fault)) in cases.enumerate().filter(|(index, _)| index % part.1 == part.0) {
-        let home = home();
-        let before = cloud.things();
-        let ran = run_with(cloud, &home, &story.line, &call, fault);
-        assert!(ran.status != Some(101), "{ran}");
+    let cases = calls
+        .iter()
+        .flat_map(|call| FAULTS.into_iter().filter(|fault| fault.times == 1 || call.method != "GET").map(move |fault| (call, fault)));
+    for (index, (call, fault)) in cases.enumerate().filter(|(index, _)| index % lanes == lane) {
+        prepare();
+        let ran = run_with(cloud, home, &story.line, call, fault);
+        let shown = format!("{} {}: {ran}", call.request, fault.name);
+        assert!(ran.status != Some(101), "{shown}");
         let left = if cloud.is_as_before(&before) { "nothing" } else { "something" };
-        if ran.status != Some(0) && fault.times == 1 && !fault.fault.starts_with("kill") {
-            assert_eq!(left, "nothing", "{} {}: {ran}", call.request, fault.name);
+        if story.prepare.is_none() && ran.status != Some(0) && fault.times == 1 && !fault.fault.starts_with("kill") {
+            assert_eq!(left, "nothing", "{shown}");
         }
         let mut then = "undone";
         if ran.status != Some(0) && index % 2 == 0 {
-            let again = Ran::of(home.shell(&story.line));
-            assert_eq!(again.status, Some(0), "{} {}: {ran}{again}", call.request, fault.name);
+            let again = shell(&story.line);
+            // A machine whose end came to be recorded is not there to be ended again.
+            assert!(again.status == Some(0) || (story.prepare.is_some() && again.status == Some(3)), "{shown}{again}");
             then = "run again, undone";
         }
-        let undone = Ran::of(home.shell(&story.undo));
-        assert!(matches!(undone.status, Some(0 | 3)), "{} {}: {ran}{undone}", call.request, fault.name);
-        assert!(cloud.is_as_before(&before), "{} {}: {ran}{undone}{:?}", call.request, fault.name, cloud.things());
+        let undone = shell(&story.undo);
+        assert!(matches!(undone.status, Some(0 | 3)), "{shown}{undone}");
+        assert!(cloud.is_as_before(&before), "{shown}{undone}{:?}", cloud.things());
         let nth = if call.nth > 1 { format!(" ({}.)", call.nth) } else { String::new() };
-        writeln!(
-            table,
-            "{index:4} {:44} {:18} {:10} left {:10} {then}: nothing left",
-            format!("{}{nth}", call.request),
-            fault.name,
-            outcome(&ran),
-            left
-        )
-        .unwrap();
+        let request = format!("{}{nth}", call.request);
+        writeln!(table, "{index:4} {request:44} {:18} {:10} left {left:10} {then}: nothing left", fault.name, outcome(&ran)).unwrap();
     }
     cloud.has_no_violations();
     table
@@ -396,6 +395,8 @@ fn every_fault_at_every_call(cloud: &Cloud, home: impl Fn() -> Home, story: &Sto
 
 /// A command and what undoes it.
 struct Story {
+    /// What has to be there before.
+    prepare: Option<String>,
     line: String,
     undo: String,
 }
@@ -420,8 +421,15 @@ fn side_by_side(lanes: usize, work: impl Fn(&Cloud, (usize, usize)) -> String + 
 #[test]
 fn whatever_happens_at_any_call_of_a_deploy_nothing_is_left_behind() {
     let line = format!("portdistrict {DEPLOY} --static-address");
-    let story = Story { line, undo: "portdistrict machine destroy home --yes".to_owned() };
-    side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, || cloud.home(), &story, part));
+    let story = Story { prepare: None, line, undo: DESTROY.to_owned() };
+    side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, &cloud.home(), &story, part));
+}
+
+#[test]
+fn whatever_happens_at_any_call_of_a_destroy_the_next_one_ends_it() {
+    let prepare = Some(format!("portdistrict {DEPLOY} --static-address"));
+    let story = Story { prepare, line: DESTROY.to_owned(), undo: DESTROY.to_owned() };
+    side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, &cloud.home(), &story, part));
 }
 
 /// What needs a rescue system: a real sshd on port 22 of a loopback address, so these tests run as root.
@@ -504,7 +512,7 @@ mod net {
         assert!(cloud.is_as_before(&before));
         cloud.control("DELETE", "requests", &super::Value::Null);
         let published = Ran::of(home.shell(&here("publish")));
-        assert!(!published.to_string().contains(TOKEN));
+        assert!(!published.stdout.contains(TOKEN) && !published.stderr.contains(TOKEN));
         assert!(published.ok().contains("again: false"));
         assert_eq!(cloud.requests(), super::shown(&dry_run));
         let state = cloud.get("state");
@@ -529,14 +537,15 @@ mod net {
         let said = Ran::of(home.shell(&here("publish"))).fails(4);
         assert!(said.contains("did not arrive as image.json describes it"), "{said}");
         assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
-        assert!(!home.path().join("state/publish").exists() || home.path().join("state/publish").read_dir().unwrap().next().is_none());
+        // Its key went with it.
+        assert!(!home.path().join(format!("cache/hetzner/{NAME}")).exists());
         cloud.has_no_violations();
     }
 
     #[test]
     #[ignore = "needs root: a rescue system answers on port 22"]
     fn whatever_happens_at_any_call_of_a_publishing_nothing_is_left_behind() {
-        let story = Story { line: here("publish"), undo: here("remove") };
-        side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, || home(cloud), &story, part));
+        let story = Story { prepare: None, line: here("publish"), undo: here("remove") };
+        side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, &home(cloud), &story, part));
     }
 }

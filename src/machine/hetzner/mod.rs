@@ -10,7 +10,7 @@ mod rescue;
 mod things;
 mod types;
 
-pub use publish::{Published, describe_publish, list, publish, remove_image};
+pub use publish::{Published, describe_publish, list, publish, remove_image, tidy};
 
 use super::check::Check;
 use super::journal::Journal;

@@ -5,6 +5,7 @@ use super::rescue::{Key, Rescue};
 use super::things::{self, What};
 use super::types::{Action, Image, ServerType};
 use super::{OWNER_LABEL, SERVER, SIZE_LABEL, choice, finish_all, mark, resource, suffix};
+use crate::config::fs;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
@@ -96,6 +97,7 @@ pub async fn publish(cx: &Context, image: &Path, size: Option<&str>, zone: Optio
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
     let step = progress.step("look at Hetzner");
     let wish = wish(cx, &api, image, size, zone).await?;
+    let _lock = lock(cx, &wish.name)?;
     let journal = Journal::of_image(cx, &wish.name);
     let there = find(&api, &owner, &wish.name).await?.filter(|image| image.status == "available");
     step.done();
@@ -114,6 +116,29 @@ pub async fn publish(cx: &Context, image: &Path, size: Option<&str>, zone: Optio
     Ok(shown(&api, made, false).await)
 }
 
+/// Removes what an interrupted [`publish()`] of an image left, but not the image itself if that is whole.
+pub async fn tidy(cx: &Context, image: &Path, progress: &dyn Progress) -> Result<()> {
+    let (api, owner) = (Api::open(cx)?, mark(cx)?);
+    let name = name_of(&qemu::find_image(image)?.1);
+    let _lock = lock(cx, &name)?;
+    let whole = find(&api, &owner, &name).await?.filter(|image| image.status == "available");
+    clear(&Journal::of_image(cx, &name), whole.map(|image| image.id), progress).await
+}
+
+/// Of two that publish an image, the second must not remove the helpers of the first.
+fn lock(cx: &Context, name: &str) -> Result<fs::Lock> {
+    let folder = work_folder(cx);
+    fs::ensure_private_dir(&folder)?;
+    fs::try_lock(&folder.join(format!("{name}.lock")))?.ok_or_else(|| {
+        Error::new(Code::Precondition, format!("another command publishes {name} just now")).hint("wait until that one has ended")
+    })
+}
+
+/// Where keys are that live as long as one writing.
+fn work_folder(cx: &Context) -> PathBuf {
+    cx.paths().cache.join("hetzner")
+}
+
 /// Every image of this owner there, the newest last.
 pub async fn list(cx: &Context) -> Result<Vec<Published>> {
     let api = Api::open(cx)?;
@@ -127,6 +152,7 @@ pub async fn list(cx: &Context) -> Result<Vec<Published>> {
 /// Removes one of this owner's images, and whatever a killed [`publish()`] of it left.
 pub async fn remove_image(cx: &Context, name: &str, progress: &dyn Progress) -> Result<()> {
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
+    let _lock = lock(cx, name)?;
     let journal = Journal::of_image(cx, name);
     let known = !journal.open()?.is_empty();
     clear(&journal, None, progress).await?;
@@ -183,7 +209,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn run(&self, progress: &dyn Progress) -> Result<Image> {
-        let key = Key::make(&self.cx.paths().state.join("publish").join(&self.helper)).await?;
+        let key = Key::make(&work_folder(self.cx).join(&self.wish.name)).await?;
         let step = progress.step(&format!("start a {} in {}", self.wish.size.name, self.wish.place));
         let server = self.server(&key, &*step).await?;
         step.done();
