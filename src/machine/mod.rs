@@ -10,7 +10,7 @@ pub mod claim;
 mod drift;
 mod folder;
 mod gce;
-mod hetzner;
+pub mod hetzner;
 mod journal;
 mod local;
 mod packages;

@@ -10,6 +10,7 @@ mod gce;
 mod generated;
 mod grants;
 mod guard;
+mod hetzner;
 mod home;
 mod identity;
 mod ledger;

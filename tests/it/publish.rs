@@ -112,7 +112,7 @@ impl Cloud {
             .with_variable("GOOGLE_CLOUD_PROJECT", self.told("project"));
         home.line("init").ok();
         let config = home.path().join("config/config.toml");
-        std::fs::write(config, "[http]\ntimeout = \"2s\"\nattempts = 3\npause = \"1ms\"\n").unwrap();
+        std::fs::write(config, "[http]\ntimeout = \"2s\"\nattempts = 3\npause = \"0s\"\n").unwrap();
         image(&home, size, 1);
         home
     }
@@ -338,7 +338,7 @@ fn cut_ten_times(size: u64) {
     let cloud = Cloud::start();
     let home = cloud.operator(size);
     let size = home.work().join("out/image.tar.gz").metadata().unwrap().len();
-    std::fs::write(home.path().join("config/config.toml"), "[http]\npause = \"1ms\"\n").unwrap();
+    std::fs::write(home.path().join("config/config.toml"), "[http]\npause = \"0s\"\n").unwrap();
     // Twice the whole process is killed, and eight times the connection is cut, somewhere within a piece.
     for nth in [1, 2] {
         cloud.ask("DELETE", "_double/faults", None);
