@@ -1,4 +1,4 @@
-//! `machine publish`: images at Google, from which machines are made.
+//! `machine publish`: images at clouds, from which machines are made.
 
 use super::output::{Look, View, fields, table};
 use super::{Call, complete};
@@ -6,26 +6,34 @@ use crate::config::{bytes, time};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::machine::build::{self, BuildOrder};
+use crate::machine::hetzner;
 use crate::machine::publish::{self, Order, Published, Shelved};
 use clap::ValueHint;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Publish an image at Google, so that machines can be made of it
+/// The providers that machines are made of images at.
+const GCE: &str = "gce";
+const HETZNER: &str = "hetzner";
+
+/// Publish an image at a cloud, so that machines can be made of it
 ///
-/// The archive goes through a bucket of Cloud Storage into an image of Compute Engine, which is read back and compared; then the
+/// With `--on gce` the archive goes through a bucket of Cloud Storage into an image of Compute Engine, which is read back and compared; then the
 /// archive is removed from the bucket. An image is named by version and digest, so publishing the same one twice does nothing, and
 /// old ones stay until --prune. Interrupted at any byte, the same command goes on. Credentials are those of Google's own tools.
+///
+/// With `--on hetzner`, which takes no uploads, a small server writes the image to its disk, and its snapshot stays.
 #[derive(clap::Args)]
-#[command(
-    after_long_help = "EXAMPLES:\n  The image in the folder out, and first what would be asked of Google:\n    \
+#[command(after_long_help = "EXAMPLES:\n  The image in the folder out, and first what would be asked of Google:\n    \
                              portdistrict machine publish out --project my-project --bucket my-images --dry-run\n    \
                              portdistrict machine publish out --project my-project --bucket my-images\n  \
                              What is published, and which one new machines get:\n    portdistrict machine publish --list\n  \
                              New machines get an older one again:\n    portdistrict machine publish --rollback pd-0-4-0-3f2a9c81d07e\n  \
-                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes"
-)]
+                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes")]
 pub(super) struct PublishArgs {
+    /// Where
+    #[arg(long, value_name = "PROVIDER", value_parser = clap::builder::PossibleValuesParser::new([GCE, HETZNER]), default_value = GCE)]
+    on: String,
     /// Image: the folder that `machine build` made, its image.json, or the archive beside that; built now unless given
     #[arg(value_name = "IMAGE", value_hint = ValueHint::AnyPath, conflicts_with_all = ["list", "rollback", "prune"])]
     image: Option<PathBuf>,
@@ -53,14 +61,119 @@ pub(super) struct PublishArgs {
     /// How many of the newest images stay; the one that new machines get always does
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), requires = "prune", value_hint = ValueHint::Other)]
     keep: Option<u16>,
-    /// Show what would be asked of Google, and change nothing
+    /// With --on hetzner: the type of server that writes the image
+    #[arg(long, value_name = "TYPE", value_hint = ValueHint::Other)]
+    size: Option<String>,
+    /// With --on hetzner: the location of that server
+    #[arg(long, value_name = "LOCATION", value_hint = ValueHint::Other)]
+    zone: Option<String>,
+    /// Show what would be asked for, and change nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+impl PublishArgs {
+    /// Each provider has options of its own.
+    fn check(&self) -> Result<()> {
+        let at_google = self.on == GCE;
+        let given = [
+            ("--project", self.project.is_some(), true),
+            ("--bucket", self.bucket.is_some(), true),
+            ("--tdx", self.tdx, true),
+            ("--keep-object", self.keep_object, true),
+            ("--rollback", self.rollback.is_some(), true),
+            ("--size", self.size.is_some(), false),
+            ("--zone", self.zone.is_some(), false),
+        ];
+        match given.into_iter().find(|(_, given, of_google)| *given && *of_google != at_google) {
+            Some(("--rollback", ..)) => Err(Error::new(Code::Usage, "Hetzner does not know which of several images is the current one")
+                .hint("portdistrict machine deploy --on hetzner --image NAME --label home")),
+            Some((name, _, of_google)) => {
+                let on = if of_google { GCE } else { HETZNER };
+                Err(Error::new(Code::Usage, format!("{name} goes with --on {on}")).hint(format!("--on {on}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The image that was named, or one that is made now.
+fn image(call: &Call, cx: &Context, named: Option<PathBuf>, dry_run: bool) -> Result<PathBuf> {
+    match named {
+        Some(image) => Ok(image),
+        None if dry_run => Err(Error::new(Code::Usage, "what would be asked for depends on the image")
+            .hint("portdistrict machine build -o out && portdistrict machine publish out --dry-run")),
+        None => built(call, cx),
+    }
+}
+
+/// The same at Hetzner.
+fn at_hetzner(call: &Call, cx: &Context, args: PublishArgs) -> Result<()> {
+    let progress = call.out.progress();
+    if args.list || args.prune {
+        let mut images = call.block_on(hetzner::list(cx))?;
+        images.reverse();
+        if args.list {
+            return call.out.show(&Snapshots { images });
+        }
+        let old: Vec<String> = images.into_iter().skip(usize::from(args.keep.unwrap_or(u16::MAX))).map(|image| image.name).collect();
+        if args.dry_run {
+            return call.out.show(&super::machine::Steps { would: old.iter().map(|name| format!("remove the snapshot {name}")).collect() });
+        }
+        if !old.is_empty() {
+            call.out.confirm(&format!("Remove for ever: {}?", old.join(", ")))?;
+        }
+        call.block_on(async {
+            for name in &old {
+                hetzner::remove_image(cx, name, &*progress).await?;
+            }
+            Ok(())
+        })?;
+        return call.out.show(&Pruned { removed: old });
+    }
+    let (image, size, zone) = (image(call, cx, args.image, args.dry_run)?, args.size.as_deref(), args.zone.as_deref());
+    if args.dry_run {
+        return call.out.show(&super::machine::Steps { would: call.block_on(hetzner::describe_publish(cx, &image, size, zone))? });
+    }
+    match call.block_on(hetzner::publish(cx, &image, size, zone, &*progress)) {
+        Ok(done) => {
+            call.out.say("Next: portdistrict machine deploy --on hetzner --label home");
+            call.out.show(&Snapshots { images: vec![done] })
+        }
+        // Interrupted, it could not remove the server that helped, which costs money until it is gone.
+        Err(error) if matches!(error.code(), Code::Interrupted | Code::TimedOut) => {
+            match call.block_on(hetzner::tidy(cx, &image, &*progress)) {
+                Ok(()) => Err(error),
+                Err(left) => Err(error.because(format!("what helped may still be there: {}", left.message()))),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Snapshots at Hetzner, the newest first.
+#[derive(Serialize)]
+struct Snapshots {
+    images: Vec<hetzner::Published>,
+}
+
+impl View for Snapshots {
+    fn text(&self, look: &Look) -> String {
+        let size = |image: &hetzner::Published| image.size_gb.map(|size| format!("{size:.2} GB")).unwrap_or_default();
+        let row = |image: &hetzner::Published| {
+            vec![image.name.clone(), image.id.to_string(), image.created.clone(), size(image), image.monthly.clone().unwrap_or_default()]
+        };
+        table(look, &["NAME", "NUMBER", "MADE", "SIZE", "A MONTH"], &self.images.iter().map(row).collect::<Vec<_>>())
+    }
 }
 
 /// Runs `machine publish`.
 pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     let cx = call.context()?;
+    args.check()?;
+    if args.on == HETZNER {
+        return at_hetzner(call, &cx, args);
+    }
     let project = args.project.as_deref();
     if args.list {
         return list(call, &cx, project);
@@ -77,14 +190,7 @@ pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     if args.prune {
         return prune(call, &cx, project, usize::from(args.keep.unwrap_or(u16::MAX)), args.dry_run);
     }
-    let image = match args.image {
-        Some(image) => image,
-        None if args.dry_run => {
-            return Err(Error::new(Code::Usage, "what would be asked depends on the image")
-                .hint("portdistrict machine build -o out && portdistrict machine publish out --dry-run"));
-        }
-        None => built(call, &cx)?,
-    };
+    let image = image(call, &cx, args.image, args.dry_run)?;
     let order = Order { image, project: args.project, bucket: args.bucket, tdx: args.tdx, keep_object: args.keep_object };
     if args.dry_run {
         return call.out.show(&super::machine::Steps { would: publish::requests(&cx, &order)? });

@@ -89,8 +89,11 @@ impl Cloud {
     /// What was asked of Compute and Storage, each request as `METHOD /path` and its body.
     fn asked(&self) -> Vec<(String, Value)> {
         let requests = self.get("requests");
-        let of_clouds = |entry: &&Value| entry["path"].as_str().unwrap().contains("/v1/") && !entry["path"].as_str().unwrap().ends_with("/b?project=double-project");
-        let shown = |entry: &Value| (format!("{} {}", entry["method"].as_str().unwrap(), entry["path"].as_str().unwrap()), entry["body"].clone());
+        let of_clouds = |entry: &&Value| {
+            entry["path"].as_str().unwrap().contains("/v1/") && !entry["path"].as_str().unwrap().ends_with("/b?project=double-project")
+        };
+        let shown =
+            |entry: &Value| (format!("{} {}", entry["method"].as_str().unwrap(), entry["path"].as_str().unwrap()), entry["body"].clone());
         requests.as_array().unwrap().iter().filter(of_clouds).map(shown).collect()
     }
 
@@ -161,7 +164,8 @@ fn an_image_is_published_once_and_found_again() {
     let done = home.run((PUBLISH.to_owned() + " --json").split(' ')).json();
     assert_eq!((done["name"].as_str(), done["already"].as_bool()), (Some("pd-0-4-0-010101010101"), Some(false)));
     // Word for word what was shown before.
-    let shown: Vec<(String, Value)> = would["would"].as_array().unwrap().iter().map(|line| as_shown(&cloud, line.as_str().unwrap())).collect();
+    let shown: Vec<(String, Value)> =
+        would["would"].as_array().unwrap().iter().map(|line| as_shown(&cloud, line.as_str().unwrap())).collect();
     assert_eq!(as_asked(cloud.asked()), shown);
     assert_eq!((cloud.objects(), cloud.images()), (0, vec!["global/pd-0-4-0-010101010101".to_owned()]));
     let state = cloud.get("state");
@@ -232,7 +236,7 @@ fn every_call_may_fail_in_every_way_and_the_next_run_mends_it() {
     for (method, path) in calls {
         for kind in kinds {
             cloud.forget();
-            let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, method, path, kind);
+            let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, &json!({"method": method, "path": path, "fault": kind}));
             let first = child.wait_with_output().unwrap();
             let left = (cloud.images().len(), cloud.objects());
             cloud.forget();
@@ -270,18 +274,20 @@ fn remove(cloud: &Cloud) {
 
 trait Paused {
     /// Starts a command whose own process a fault may have to name.
-    fn spawn_paused(self, cloud: &Cloud, method: &str, path: &str, kind: &str) -> Child;
+    fn spawn_paused(self, cloud: &Cloud, fault: &Value) -> Child;
 }
 
 impl Paused for Command {
-    fn spawn_paused(self, cloud: &Cloud, method: &str, path: &str, kind: &str) -> Child {
+    fn spawn_paused(self, cloud: &Cloud, fault: &Value) -> Child {
         // A shell that waits for a line and then becomes the program has the number that the program will have.
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "read go && exec \"$0\" \"$@\""]).arg(self.get_program()).args(self.get_args());
         shell.env_clear().envs(self.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir(self.get_current_dir().unwrap()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = shell.spawn().unwrap();
-        cloud.fault(&json!([{"method": method, "path": path, "fault": kind, "pid": child.id()}]));
+        let mut fault = fault.clone();
+        fault["pid"] = child.id().into();
+        cloud.fault(&fault);
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         child
     }
@@ -340,16 +346,19 @@ fn cut_ten_times(size: u64) {
     let size = home.work().join("out/image.tar.gz").metadata().unwrap().len();
     std::fs::write(home.path().join("config/config.toml"), "[http]\npause = \"0s\"\n").unwrap();
     // Twice the whole process is killed, and eight times the connection is cut, somewhere within a piece.
-    for nth in [1, 2] {
+    for nth in 1..=2 {
         cloud.ask("DELETE", "_double/faults", None);
         let cut = json!([{"method": "PUT", "fault": "half-close", "bytes": 700_001, "nth": 1, "path": "^/upload"}]);
         cloud.fault(&cut);
-        let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, "PUT", "^/upload", "kill-after");
+        // After the cut it asks what arrived, then sends on.
+        let kill = json!({"method": "PUT", "path": "^/upload", "nth": 3, "fault": "kill-after"});
+        let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, &kill);
         assert_eq!(child.wait_with_output().unwrap().status.code(), None, "{nth}: killed");
     }
     cloud.ask("DELETE", "_double/faults", None);
-    let cuts: Vec<Value> =
-        (0..8).map(|n| json!({"method": "PUT", "path": "^/upload", "nth": 2 * n + 2, "fault": "half-close", "bytes": 900_000 + n * 7})).collect();
+    let cuts: Vec<Value> = (0..8)
+        .map(|n| json!({"method": "PUT", "path": "^/upload", "nth": 2 * n + 2, "fault": "half-close", "bytes": 900_000 + n * 7}))
+        .collect();
     cloud.fault(&json!(cuts));
     home.line(PUBLISH).ok();
     let received = cloud.get("state")["storage"]["received"].as_u64().unwrap();

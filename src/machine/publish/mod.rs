@@ -135,9 +135,12 @@ impl Plan {
                 .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)))
         };
         if !image.is_of(&self.owner) || image.description != self.description {
-            return Err(Error::new(Code::Exists, format!("there is an image {} in {} already that is another one", self.name, self.project))
-                .because(format!("it says of itself: {:?}", image.description))
-                .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)));
+            return Err(Error::new(
+                Code::Exists,
+                format!("there is an image {} in {} already that is another one", self.name, self.project),
+            )
+            .because(format!("it says of itself: {:?}", image.description))
+            .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)));
         }
         if let Some(feature) = image.lacks(&images::features(self.tdx)) {
             return wrong(format!("it lacks {feature}"));
@@ -248,6 +251,11 @@ impl Work<'_> {
         resource
     }
 
+    /// What is recorded of something. Another provider may have an image of the same name.
+    fn known(&self, resource: &Resource) -> Result<Option<Resource>> {
+        Ok(self.journal.open()?.into_iter().find(|known| known.id() == resource.id()))
+    }
+
     async fn find(&self) -> Result<Option<Image>> {
         match self.api.ask::<Image>(&images::get(&self.plan.project, &self.plan.name)).await {
             Ok(image) => Ok(Some(image)),
@@ -266,15 +274,18 @@ impl Work<'_> {
                     self.plan.check(&image)?;
                     let resource = self.image_resource();
                     self.journal.intend(&resource)?;
-                    if !self.journal.find("image")?.is_some_and(|known| known.made) {
+                    if !self.known(&resource)?.is_some_and(|known| known.made) {
                         self.journal.made(&resource, self.made_detail())?;
                     }
                     step.done();
                     return Ok(());
                 }
                 Some(image) if image.status == "FAILED" || image.status == "DELETING" => {
-                    return Err(Error::new(Code::Failed, format!("Google could not make the image {}: it is {}", image.name, image.status))
-                        .hint("run the command again"));
+                    return Err(Error::new(
+                        Code::Failed,
+                        format!("Google could not make the image {}: it is {}", image.name, image.status),
+                    )
+                    .hint("run the command again"));
                 }
                 _ if Instant::now() >= deadline => {
                     let seconds = MAKE.as_secs();
@@ -359,7 +370,8 @@ impl Work<'_> {
             return error;
         }
         if matches!(self.find().await, Ok(None))
-            && let Err(other) = self.journal.removed(&self.image_resource()) {
+            && let Err(other) = self.journal.removed(&self.image_resource())
+        {
             return other;
         }
         match self.remove_object(Some(&object.generation)).await {
@@ -373,7 +385,7 @@ impl Work<'_> {
         if self.plan.keep_object {
             return Ok(());
         }
-        let Some(resource) = self.journal.find("object")? else { return Ok(()) };
+        let Some(resource) = self.known(&self.object_resource())? else { return Ok(()) };
         let step = self.progress.step("remove the archive from the bucket");
         let generation = resource.detail.get("generation").and_then(Value::as_str);
         self.remove_object(generation).await?;
