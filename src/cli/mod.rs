@@ -26,6 +26,7 @@ mod pass_on;
 mod peer;
 mod policy;
 mod progress;
+mod publish;
 mod scope;
 mod sight;
 mod status;

@@ -4,14 +4,13 @@ mod accel;
 mod command;
 mod disk;
 mod run;
-mod serial;
 mod tpm;
 
 use super::check::Check;
 use super::folder::Folder;
 use super::local::{addresses, check_folder, check_process, choose_address, dial_address, host};
 use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power, Provider, Site, VmPlan};
-use super::{tail, tools};
+use super::{serial, tail, tools};
 use crate::attest::Rung;
 use crate::config::fs::{read, write_private};
 use crate::config::time::now_s;
@@ -324,7 +323,7 @@ fn check_seed(plan: &Plan, manifest: &Manifest) -> Result<()> {
     }
 }
 
-fn onions(seed: &[u8; 32]) -> Onions {
+pub(super) fn onions(seed: &[u8; 32]) -> Onions {
     let seed = Seed::from_bytes(seed);
     Onions {
         address: onion_address(&seed.derive(Purpose::NodeOnion)),
