@@ -1,4 +1,4 @@
-//! `machine publish`: images at Google, from which machines are made.
+//! `machine publish`: images at Google, from which machines are made; `--on hetzner` is in `publish_hetzner.rs`.
 
 use super::output::{Look, View, fields, table};
 use super::{Call, complete};
@@ -11,55 +11,77 @@ use clap::ValueHint;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Publish an image at Google, so that machines can be made of it
+/// Publish an image at a cloud, so that machines can be made of it
 ///
 /// The archive goes through a bucket of Cloud Storage into an image of Compute Engine, which is read back and compared; then the
 /// archive is removed from the bucket. An image is named by version and digest, so publishing the same one twice does nothing, and
 /// old ones stay until --prune. Interrupted at any byte, the same command goes on. Credentials are those of Google's own tools.
+///
+/// With --on hetzner a small server's disk is written from its rescue system, by ssh, and kept as a snapshot: docs/providers.md.
 #[derive(clap::Args)]
-#[command(
-    after_long_help = "EXAMPLES:\n  The image in the folder out, and first what would be asked of Google:\n    \
+#[command(after_long_help = "EXAMPLES:\n  The image in the folder out, and first what would be asked of Google:\n    \
                              portdistrict machine publish out --project my-project --bucket my-images --dry-run\n    \
                              portdistrict machine publish out --project my-project --bucket my-images\n  \
                              What is published, and which one new machines get:\n    portdistrict machine publish --list\n  \
                              New machines get an older one again:\n    portdistrict machine publish --rollback pd-0-4-0-3f2a9c81d07e\n  \
-                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes"
-)]
+                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes\n  \
+                             At Hetzner Cloud:\n    portdistrict machine publish out --on hetzner --dry-run")]
 pub(super) struct PublishArgs {
     /// Image: the folder that `machine build` made, its image.json, or the archive beside that; built now unless given
     #[arg(value_name = "IMAGE", value_hint = ValueHint::AnyPath, conflicts_with_all = ["list", "rollback", "prune"])]
-    image: Option<PathBuf>,
+    pub(super) image: Option<PathBuf>,
+    /// Where: at Google, or at Hetzner Cloud
+    #[arg(long, value_name = "PROVIDER", value_parser = ["gce", "hetzner"], default_value = "gce")]
+    on: String,
+    /// Location at Hetzner of the server that writes the image
+    #[arg(long, value_name = "ZONE", value_hint = ValueHint::Other)]
+    pub(super) zone: Option<String>,
+    /// Size at Hetzner of the server that writes the image, and that machines have then; the cheapest unless given
+    #[arg(long, value_name = "TYPE", value_hint = ValueHint::Other)]
+    pub(super) size: Option<String>,
     /// Project at Google
     #[arg(long, value_name = "PROJECT", value_hint = ValueHint::Other)]
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// Bucket of Cloud Storage through which the archive goes
     #[arg(long, value_name = "BUCKET", value_hint = ValueHint::Other)]
-    bucket: Option<String>,
+    pub(super) bucket: Option<String>,
     /// Let Intel's processors encrypt its memory, too (TDX)
     #[arg(long)]
-    tdx: bool,
+    pub(super) tdx: bool,
     /// Leave the archive in the bucket
     #[arg(long)]
-    keep_object: bool,
+    pub(super) keep_object: bool,
     /// List what is published
     #[arg(long)]
-    list: bool,
+    pub(super) list: bool,
     /// Let new machines get this image: newer ones are retired, and can be taken back in the same way
     #[arg(long, value_name = "NAME", add = complete::images(), conflicts_with = "list")]
-    rollback: Option<String>,
+    pub(super) rollback: Option<String>,
     /// Remove old images for ever
     #[arg(long, conflicts_with_all = ["list", "rollback"], requires = "keep")]
-    prune: bool,
+    pub(super) prune: bool,
     /// How many of the newest images stay; the one that new machines get always does
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), requires = "prune", value_hint = ValueHint::Other)]
-    keep: Option<u16>,
-    /// Show what would be asked of Google, and change nothing
+    pub(super) keep: Option<u16>,
+    /// Remove one image at Hetzner for ever, and whatever a killed publishing of it left there
+    #[arg(long, value_name = "NAME", add = complete::images(), conflicts_with_all = ["image", "list", "rollback", "prune"])]
+    pub(super) remove: Option<String>,
+    /// Show what would be asked of the cloud, and change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// Runs `machine publish`.
 pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
+    if args.on == "hetzner" {
+        return super::publish_hetzner::run(call, args);
+    }
+    if let Some(name) =
+        args.zone.as_ref().map(|_| "--zone").or(args.size.as_ref().map(|_| "--size")).or(args.remove.as_ref().map(|_| "--remove"))
+    {
+        return Err(Error::new(Code::Usage, format!("{name} is for Hetzner Cloud"))
+            .hint("leave it away, or --on hetzner; old images at Google go with --prune"));
+    }
     let cx = call.context()?;
     let project = args.project.as_deref();
     if args.list {
@@ -79,10 +101,7 @@ pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     }
     let image = match args.image {
         Some(image) => image,
-        None if args.dry_run => {
-            return Err(Error::new(Code::Usage, "what would be asked depends on the image")
-                .hint("portdistrict machine build -o out && portdistrict machine publish out --dry-run"));
-        }
+        None if args.dry_run => return Err(needs_image("")),
         None => built(call, &cx)?,
     };
     let order = Order { image, project: args.project, bucket: args.bucket, tdx: args.tdx, keep_object: args.keep_object };
@@ -98,8 +117,14 @@ pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     call.out.show(&Made::from(done))
 }
 
+/// A dry run builds nothing.
+pub(super) fn needs_image(on: &str) -> Error {
+    Error::new(Code::Usage, "what would be asked depends on the image")
+        .hint(format!("portdistrict machine build -o out && portdistrict machine publish out{on} --dry-run"))
+}
+
 /// An image of this program, made in the cache.
-fn built(call: &Call, cx: &Context) -> Result<PathBuf> {
+pub(super) fn built(call: &Call, cx: &Context) -> Result<PathBuf> {
     let out = cx.paths().cache.join("image");
     let order = BuildOrder { out: out.clone(), epoch: super::image::epoch()?, ..BuildOrder::default() };
     let (paths, progress) = (cx.paths().clone(), call.out.progress());
@@ -219,8 +244,8 @@ impl View for RolledBack {
 
 /// What is gone.
 #[derive(Serialize)]
-struct Pruned {
-    removed: Vec<String>,
+pub(super) struct Pruned {
+    pub(super) removed: Vec<String>,
 }
 
 impl View for Pruned {

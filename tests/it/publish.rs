@@ -89,8 +89,11 @@ impl Cloud {
     /// What was asked of Compute and Storage, each request as `METHOD /path` and its body.
     fn asked(&self) -> Vec<(String, Value)> {
         let requests = self.get("requests");
-        let of_clouds = |entry: &&Value| entry["path"].as_str().unwrap().contains("/v1/") && !entry["path"].as_str().unwrap().ends_with("/b?project=double-project");
-        let shown = |entry: &Value| (format!("{} {}", entry["method"].as_str().unwrap(), entry["path"].as_str().unwrap()), entry["body"].clone());
+        let of_clouds = |entry: &&Value| {
+            entry["path"].as_str().unwrap().contains("/v1/") && !entry["path"].as_str().unwrap().ends_with("/b?project=double-project")
+        };
+        let shown =
+            |entry: &Value| (format!("{} {}", entry["method"].as_str().unwrap(), entry["path"].as_str().unwrap()), entry["body"].clone());
         requests.as_array().unwrap().iter().filter(of_clouds).map(shown).collect()
     }
 
@@ -161,7 +164,8 @@ fn an_image_is_published_once_and_found_again() {
     let done = home.run((PUBLISH.to_owned() + " --json").split(' ')).json();
     assert_eq!((done["name"].as_str(), done["already"].as_bool()), (Some("pd-0-4-0-010101010101"), Some(false)));
     // Word for word what was shown before.
-    let shown: Vec<(String, Value)> = would["would"].as_array().unwrap().iter().map(|line| as_shown(&cloud, line.as_str().unwrap())).collect();
+    let shown: Vec<(String, Value)> =
+        would["would"].as_array().unwrap().iter().map(|line| as_shown(&cloud, line.as_str().unwrap())).collect();
     assert_eq!(as_asked(cloud.asked()), shown);
     assert_eq!((cloud.objects(), cloud.images()), (0, vec!["global/pd-0-4-0-010101010101".to_owned()]));
     let state = cloud.get("state");
@@ -348,8 +352,9 @@ fn cut_ten_times(size: u64) {
         assert_eq!(child.wait_with_output().unwrap().status.code(), None, "{nth}: killed");
     }
     cloud.ask("DELETE", "_double/faults", None);
-    let cuts: Vec<Value> =
-        (0..8).map(|n| json!({"method": "PUT", "path": "^/upload", "nth": 2 * n + 2, "fault": "half-close", "bytes": 900_000 + n * 7})).collect();
+    let cuts: Vec<Value> = (0..8)
+        .map(|n| json!({"method": "PUT", "path": "^/upload", "nth": 2 * n + 2, "fault": "half-close", "bytes": 900_000 + n * 7}))
+        .collect();
     cloud.fault(&json!(cuts));
     home.line(PUBLISH).ok();
     let received = cloud.get("state")["storage"]["received"].as_u64().unwrap();

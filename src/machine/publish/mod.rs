@@ -135,9 +135,12 @@ impl Plan {
                 .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)))
         };
         if !image.is_of(&self.owner) || image.description != self.description {
-            return Err(Error::new(Code::Exists, format!("there is an image {} in {} already that is another one", self.name, self.project))
-                .because(format!("it says of itself: {:?}", image.description))
-                .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)));
+            return Err(Error::new(
+                Code::Exists,
+                format!("there is an image {} in {} already that is another one", self.name, self.project),
+            )
+            .because(format!("it says of itself: {:?}", image.description))
+            .hint(format!("gcloud compute images describe {} --project {}", self.name, self.project)));
         }
         if let Some(feature) = image.lacks(&images::features(self.tdx)) {
             return wrong(format!("it lacks {feature}"));
@@ -273,8 +276,11 @@ impl Work<'_> {
                     return Ok(());
                 }
                 Some(image) if image.status == "FAILED" || image.status == "DELETING" => {
-                    return Err(Error::new(Code::Failed, format!("Google could not make the image {}: it is {}", image.name, image.status))
-                        .hint("run the command again"));
+                    return Err(Error::new(
+                        Code::Failed,
+                        format!("Google could not make the image {}: it is {}", image.name, image.status),
+                    )
+                    .hint("run the command again"));
                 }
                 _ if Instant::now() >= deadline => {
                     let seconds = MAKE.as_secs();
@@ -359,7 +365,8 @@ impl Work<'_> {
             return error;
         }
         if matches!(self.find().await, Ok(None))
-            && let Err(other) = self.journal.removed(&self.image_resource()) {
+            && let Err(other) = self.journal.removed(&self.image_resource())
+        {
             return other;
         }
         match self.remove_object(Some(&object.generation)).await {

@@ -127,7 +127,8 @@ pub async fn rollback(cx: &Context, project: Option<&str>, name: &str, earnest: 
     let shelf = Shelf::open(cx, project)?;
     let all = shelf.all().await?;
     let missing = || {
-        Error::new(Code::NotFound, format!("you published no image {name} in {}", shelf.project)).hint("portdistrict machine publish --list")
+        Error::new(Code::NotFound, format!("you published no image {name} in {}", shelf.project))
+            .hint("portdistrict machine publish --list")
     };
     let at = all.iter().position(|image| image.name == name).ok_or_else(missing)?;
     if all[at].status != "READY" {
