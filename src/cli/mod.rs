@@ -27,6 +27,7 @@ mod peer;
 mod policy;
 mod progress;
 mod publish;
+mod publish_hetzner;
 mod scope;
 mod sight;
 mod status;

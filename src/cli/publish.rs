@@ -1,4 +1,4 @@
-//! `machine publish`: images at clouds, from which machines are made.
+//! `machine publish`: images at Google, from which machines are made; `--on hetzner` is in `publish_hetzner.rs`.
 
 use super::output::{Look, View, fields, table};
 use super::{Call, complete};
@@ -6,174 +6,83 @@ use crate::config::{bytes, time};
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::machine::build::{self, BuildOrder};
-use crate::machine::hetzner;
 use crate::machine::publish::{self, Order, Published, Shelved};
 use clap::ValueHint;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// The providers that machines are made of images at.
-const GCE: &str = "gce";
-const HETZNER: &str = "hetzner";
-
 /// Publish an image at a cloud, so that machines can be made of it
 ///
-/// With `--on gce` the archive goes through a bucket of Cloud Storage into an image of Compute Engine, which is read back and compared; then the
+/// The archive goes through a bucket of Cloud Storage into an image of Compute Engine, which is read back and compared; then the
 /// archive is removed from the bucket. An image is named by version and digest, so publishing the same one twice does nothing, and
 /// old ones stay until --prune. Interrupted at any byte, the same command goes on. Credentials are those of Google's own tools.
 ///
-/// With `--on hetzner`, which takes no uploads, a small server writes the image to its disk, and its snapshot stays.
+/// With --on hetzner a small server's disk is written from its rescue system, by ssh, and kept as a snapshot: docs/providers.md.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  The image in the folder out, and first what would be asked of Google:\n    \
                              portdistrict machine publish out --project my-project --bucket my-images --dry-run\n    \
                              portdistrict machine publish out --project my-project --bucket my-images\n  \
                              What is published, and which one new machines get:\n    portdistrict machine publish --list\n  \
                              New machines get an older one again:\n    portdistrict machine publish --rollback pd-0-4-0-3f2a9c81d07e\n  \
-                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes")]
+                             Keep the newest three:\n    portdistrict machine publish --prune --keep 3 --yes\n  \
+                             At Hetzner Cloud:\n    portdistrict machine publish out --on hetzner --dry-run")]
 pub(super) struct PublishArgs {
-    /// Where
-    #[arg(long, value_name = "PROVIDER", value_parser = clap::builder::PossibleValuesParser::new([GCE, HETZNER]), default_value = GCE)]
-    on: String,
     /// Image: the folder that `machine build` made, its image.json, or the archive beside that; built now unless given
     #[arg(value_name = "IMAGE", value_hint = ValueHint::AnyPath, conflicts_with_all = ["list", "rollback", "prune"])]
-    image: Option<PathBuf>,
+    pub(super) image: Option<PathBuf>,
+    /// Where: at Google, or at Hetzner Cloud
+    #[arg(long, value_name = "PROVIDER", value_parser = ["gce", "hetzner"], default_value = "gce")]
+    on: String,
+    /// Location at Hetzner of the server that writes the image
+    #[arg(long, value_name = "ZONE", value_hint = ValueHint::Other)]
+    pub(super) zone: Option<String>,
+    /// Size at Hetzner of the server that writes the image, and that machines have then; the cheapest unless given
+    #[arg(long, value_name = "TYPE", value_hint = ValueHint::Other)]
+    pub(super) size: Option<String>,
     /// Project at Google
     #[arg(long, value_name = "PROJECT", value_hint = ValueHint::Other)]
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// Bucket of Cloud Storage through which the archive goes
     #[arg(long, value_name = "BUCKET", value_hint = ValueHint::Other)]
-    bucket: Option<String>,
+    pub(super) bucket: Option<String>,
     /// Let Intel's processors encrypt its memory, too (TDX)
     #[arg(long)]
-    tdx: bool,
+    pub(super) tdx: bool,
     /// Leave the archive in the bucket
     #[arg(long)]
-    keep_object: bool,
+    pub(super) keep_object: bool,
     /// List what is published
     #[arg(long)]
-    list: bool,
+    pub(super) list: bool,
     /// Let new machines get this image: newer ones are retired, and can be taken back in the same way
     #[arg(long, value_name = "NAME", add = complete::images(), conflicts_with = "list")]
-    rollback: Option<String>,
+    pub(super) rollback: Option<String>,
     /// Remove old images for ever
     #[arg(long, conflicts_with_all = ["list", "rollback"], requires = "keep")]
-    prune: bool,
+    pub(super) prune: bool,
     /// How many of the newest images stay; the one that new machines get always does
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), requires = "prune", value_hint = ValueHint::Other)]
-    keep: Option<u16>,
-    /// With --on hetzner: the type of server that writes the image
-    #[arg(long, value_name = "TYPE", value_hint = ValueHint::Other)]
-    size: Option<String>,
-    /// With --on hetzner: the location of that server
-    #[arg(long, value_name = "LOCATION", value_hint = ValueHint::Other)]
-    zone: Option<String>,
-    /// Show what would be asked for, and change nothing
+    pub(super) keep: Option<u16>,
+    /// Remove one image at Hetzner for ever, and whatever a killed publishing of it left there
+    #[arg(long, value_name = "NAME", add = complete::images(), conflicts_with_all = ["image", "list", "rollback", "prune"])]
+    pub(super) remove: Option<String>,
+    /// Show what would be asked of the cloud, and change nothing
     #[arg(long)]
-    dry_run: bool,
-}
-
-impl PublishArgs {
-    /// Each provider has options of its own.
-    fn check(&self) -> Result<()> {
-        let at_google = self.on == GCE;
-        let given = [
-            ("--project", self.project.is_some(), true),
-            ("--bucket", self.bucket.is_some(), true),
-            ("--tdx", self.tdx, true),
-            ("--keep-object", self.keep_object, true),
-            ("--rollback", self.rollback.is_some(), true),
-            ("--size", self.size.is_some(), false),
-            ("--zone", self.zone.is_some(), false),
-        ];
-        match given.into_iter().find(|(_, given, of_google)| *given && *of_google != at_google) {
-            Some(("--rollback", ..)) => Err(Error::new(Code::Usage, "Hetzner does not know which of several images is the current one")
-                .hint("portdistrict machine deploy --on hetzner --image NAME --label home")),
-            Some((name, _, of_google)) => {
-                let on = if of_google { GCE } else { HETZNER };
-                Err(Error::new(Code::Usage, format!("{name} goes with --on {on}")).hint(format!("--on {on}")))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// The image that was named, or one that is made now.
-fn image(call: &Call, cx: &Context, named: Option<PathBuf>, dry_run: bool) -> Result<PathBuf> {
-    match named {
-        Some(image) => Ok(image),
-        None if dry_run => Err(Error::new(Code::Usage, "what would be asked for depends on the image")
-            .hint("portdistrict machine build -o out && portdistrict machine publish out --dry-run")),
-        None => built(call, cx),
-    }
-}
-
-/// The same at Hetzner.
-fn at_hetzner(call: &Call, cx: &Context, args: PublishArgs) -> Result<()> {
-    let progress = call.out.progress();
-    if args.list || args.prune {
-        let mut images = call.block_on(hetzner::list(cx))?;
-        images.reverse();
-        if args.list {
-            return call.out.show(&Snapshots { images });
-        }
-        let old: Vec<String> = images.into_iter().skip(usize::from(args.keep.unwrap_or(u16::MAX))).map(|image| image.name).collect();
-        if args.dry_run {
-            return call.out.show(&super::machine::Steps { would: old.iter().map(|name| format!("remove the snapshot {name}")).collect() });
-        }
-        if !old.is_empty() {
-            call.out.confirm(&format!("Remove for ever: {}?", old.join(", ")))?;
-        }
-        call.block_on(async {
-            for name in &old {
-                hetzner::remove_image(cx, name, &*progress).await?;
-            }
-            Ok(())
-        })?;
-        return call.out.show(&Pruned { removed: old });
-    }
-    let (image, size, zone) = (image(call, cx, args.image, args.dry_run)?, args.size.as_deref(), args.zone.as_deref());
-    if args.dry_run {
-        return call.out.show(&super::machine::Steps { would: call.block_on(hetzner::describe_publish(cx, &image, size, zone))? });
-    }
-    match call.block_on(hetzner::publish(cx, &image, size, zone, &*progress)) {
-        Ok(done) => {
-            call.out.say("Next: portdistrict machine deploy --on hetzner --label home");
-            call.out.show(&Snapshots { images: vec![done] })
-        }
-        // Interrupted, it could not remove the server that helped, which costs money until it is gone.
-        Err(error) if matches!(error.code(), Code::Interrupted | Code::TimedOut) => {
-            match call.block_on(hetzner::tidy(cx, &image, &*progress)) {
-                Ok(()) => Err(error),
-                Err(left) => Err(error.because(format!("what helped may still be there: {}", left.message()))),
-            }
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Snapshots at Hetzner, the newest first.
-#[derive(Serialize)]
-struct Snapshots {
-    images: Vec<hetzner::Published>,
-}
-
-impl View for Snapshots {
-    fn text(&self, look: &Look) -> String {
-        let size = |image: &hetzner::Published| image.size_gb.map(|size| format!("{size:.2} GB")).unwrap_or_default();
-        let row = |image: &hetzner::Published| {
-            vec![image.name.clone(), image.id.to_string(), image.created.clone(), size(image), image.monthly.clone().unwrap_or_default()]
-        };
-        table(look, &["NAME", "NUMBER", "MADE", "SIZE", "A MONTH"], &self.images.iter().map(row).collect::<Vec<_>>())
-    }
+    pub(super) dry_run: bool,
 }
 
 /// Runs `machine publish`.
 pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
-    let cx = call.context()?;
-    args.check()?;
-    if args.on == HETZNER {
-        return at_hetzner(call, &cx, args);
+    if args.on == "hetzner" {
+        return super::publish_hetzner::run(call, args);
     }
+    if let Some(name) =
+        args.zone.as_ref().map(|_| "--zone").or(args.size.as_ref().map(|_| "--size")).or(args.remove.as_ref().map(|_| "--remove"))
+    {
+        return Err(Error::new(Code::Usage, format!("{name} is for Hetzner Cloud"))
+            .hint("leave it away, or --on hetzner; old images at Google go with --prune"));
+    }
+    let cx = call.context()?;
     let project = args.project.as_deref();
     if args.list {
         return list(call, &cx, project);
@@ -190,7 +99,11 @@ pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     if args.prune {
         return prune(call, &cx, project, usize::from(args.keep.unwrap_or(u16::MAX)), args.dry_run);
     }
-    let image = image(call, &cx, args.image, args.dry_run)?;
+    let image = match args.image {
+        Some(image) => image,
+        None if args.dry_run => return Err(needs_image("")),
+        None => built(call, &cx)?,
+    };
     let order = Order { image, project: args.project, bucket: args.bucket, tdx: args.tdx, keep_object: args.keep_object };
     if args.dry_run {
         return call.out.show(&super::machine::Steps { would: publish::requests(&cx, &order)? });
@@ -204,8 +117,14 @@ pub(super) fn run(call: &Call, args: PublishArgs) -> Result<()> {
     call.out.show(&Made::from(done))
 }
 
+/// A dry run builds nothing.
+pub(super) fn needs_image(on: &str) -> Error {
+    Error::new(Code::Usage, "what would be asked depends on the image")
+        .hint(format!("portdistrict machine build -o out && portdistrict machine publish out{on} --dry-run"))
+}
+
 /// An image of this program, made in the cache.
-fn built(call: &Call, cx: &Context) -> Result<PathBuf> {
+pub(super) fn built(call: &Call, cx: &Context) -> Result<PathBuf> {
     let out = cx.paths().cache.join("image");
     let order = BuildOrder { out: out.clone(), epoch: super::image::epoch()?, ..BuildOrder::default() };
     let (paths, progress) = (cx.paths().clone(), call.out.progress());
@@ -325,8 +244,8 @@ impl View for RolledBack {
 
 /// What is gone.
 #[derive(Serialize)]
-struct Pruned {
-    removed: Vec<String>,
+pub(super) struct Pruned {
+    pub(super) removed: Vec<String>,
 }
 
 impl View for Pruned {

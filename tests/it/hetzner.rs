@@ -434,14 +434,8 @@ fn whatever_happens_at_any_call_of_a_destroy_the_next_one_ends_it() {
 
 /// What needs a rescue system: a real sshd on port 22 of a loopback address, so these tests run as root.
 mod net {
-    use super::{Cloud, Home, Ran, Story, TOKEN, every_fault_at_every_call, json, side_by_side};
-    use portdistrict::config::Paths;
-    use portdistrict::context::Context;
-    use portdistrict::error::Result;
+    use super::{Cloud, Home, Story, TOKEN, every_fault_at_every_call, json, side_by_side};
     use portdistrict::image::Manifest;
-    use portdistrict::keyring::Unlock;
-    use portdistrict::machine::hetzner;
-    use portdistrict::progress::Silent;
     use sha2::{Digest, Sha256};
     use std::path::Path;
 
@@ -465,35 +459,8 @@ mod net {
         (0..700_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
     }
 
-    /// The words for `sh` that do this with the library, in a process of its own.
-    fn here(verb: &str) -> String {
-        let program = std::env::current_exe().unwrap();
-        format!("env PD_VERB={verb} {} --exact hetzner::net::here_is_the_process --ignored --nocapture", program.display())
-    }
-
-    #[test]
-    #[ignore = "run by the tests beside it, in a process of its own"]
-    fn here_is_the_process() {
-        let Some(verb) = std::env::var_os("PD_VERB") else { return };
-        let cx = Context::new(Paths::find(None).unwrap(), Unlock::default());
-        let work = async {
-            match verb.to_str().unwrap() {
-                "publish" => {
-                    hetzner::publish(&cx, Path::new("image"), None, None, &Silent).await.map(|made| println!("again: {}", made.again))
-                }
-                "bios" => hetzner::publish(&cx, Path::new("image"), Some("cpx22"), None, &Silent).await.map(drop),
-                "describe" => hetzner::describe_publish(&cx, Path::new("image"), None, None)
-                    .await
-                    .map(|steps| println!("{}", json!({ "would": steps }))),
-                _ => hetzner::remove_image(&cx, NAME, &Silent).await,
-            }
-        };
-        let done: Result<()> = tokio::runtime::Runtime::new().unwrap().block_on(work);
-        if let Err(error) = done {
-            eprintln!("{error} {:?} {:?}", error.causes(), error.hint_text());
-            std::process::exit(i32::from(error.code().exit_code()));
-        }
-    }
+    const PUBLISH: &str = "machine publish image --on hetzner";
+    const REMOVE: &str = "machine publish --on hetzner --remove pd-9-8-7-abababababab --yes";
 
     fn home(cloud: &Cloud) -> Home {
         let home = cloud.home();
@@ -507,13 +474,12 @@ mod net {
         let cloud = Cloud::start();
         let home = home(&cloud);
         let before = cloud.things();
-        let dry_run = Ran::of(home.shell(&here("describe"))).ok();
-        let dry_run = serde_json::from_str(dry_run.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+        let dry_run = home.line(&format!("{PUBLISH} --dry-run --json")).json();
         assert!(cloud.is_as_before(&before));
         cloud.control("DELETE", "requests", &super::Value::Null);
-        let published = Ran::of(home.shell(&here("publish")));
+        let published = home.line(&format!("{PUBLISH} -vv --json"));
         assert!(!published.stdout.contains(TOKEN) && !published.stderr.contains(TOKEN));
-        assert!(published.ok().contains("again: false"));
+        assert_eq!(published.json()["already"], false);
         assert_eq!(cloud.requests(), super::shown(&dry_run));
         let state = cloud.get("state");
         let image = state["images"].as_array().unwrap().iter().find(|image| image["description"] == NAME).unwrap();
@@ -522,19 +488,32 @@ mod net {
         assert_eq!((&image["status"], &image["labels"]["portdistrict-size"]), (&json!("available"), &json!("cx23")));
 
         // The same digest a second time does nothing; a machine begins from it.
-        assert!(Ran::of(home.shell(&here("publish"))).ok().contains("again: true"));
+        assert_eq!(home.line(&format!("{PUBLISH} --json")).json()["already"], true);
+        let listed = home.line("machine publish --on hetzner --list --json").json();
+        assert_eq!(listed["images"].as_array().unwrap().last().unwrap()["name"], NAME);
         let _ = home.line(&format!("{} --image {NAME}", super::DEPLOY)).ok();
         let _ = home.line("machine claim home").ok();
         let _ = home.line("machine destroy home --yes").ok();
-        let _ = Ran::of(home.shell(&here("remove"))).ok();
+        // The older one, which was there before, goes first; then there is none.
+        let pruned = home.line("machine publish --on hetzner --prune --keep 1 --yes --json").json();
+        assert_eq!(pruned["removed"], json!(["pd-0-1-0-0123456789ab"]));
+        let pruned = home.line(&format!("{REMOVE} --json")).json();
+        assert_eq!(pruned["removed"], json!([NAME]));
+        let before: super::BTreeMap<_, Vec<super::Value>> = before
+            .into_iter()
+            .map(|(kind, mut things)| {
+                things.retain(|thing| kind != "images" || thing["labels"]["team"] == "other");
+                (kind, things)
+            })
+            .collect();
         assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
 
         // A size that is started by BIOS cannot start an image: that is seen before a snapshot is paid for.
-        let said = Ran::of(home.shell(&here("bios"))).fails(6);
+        let said = home.line(&format!("{PUBLISH} --size cpx22")).fails(6);
         assert!(said.contains("started by BIOS"), "{said}");
         // What is not what its description says does not become an image either.
         std::fs::write(home.work().join("image/disk.raw"), b"something else").unwrap();
-        let said = Ran::of(home.shell(&here("publish"))).fails(4);
+        let said = home.line(PUBLISH).fails(4);
         assert!(said.contains("did not arrive as image.json describes it"), "{said}");
         assert!(cloud.is_as_before(&before), "{:?}", cloud.things());
         // Its key went with it.
@@ -545,7 +524,7 @@ mod net {
     #[test]
     #[ignore = "needs root: a rescue system answers on port 22"]
     fn whatever_happens_at_any_call_of_a_publishing_nothing_is_left_behind() {
-        let story = Story { prepare: None, line: here("publish"), undo: here("remove") };
+        let story = Story { prepare: None, line: format!("portdistrict {PUBLISH}"), undo: format!("portdistrict {REMOVE}") };
         side_by_side(4, |cloud, part| every_fault_at_every_call(cloud, &home(cloud), &story, part));
     }
 }

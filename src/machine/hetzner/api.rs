@@ -310,3 +310,36 @@ fn read<T: DeserializeOwned>(path: &str, value: Value) -> Result<T> {
         Error::new(Code::Protocol, format!("Hetzner Cloud's answer to {path} cannot be read")).cause(error).hint("upgrade portdistrict")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let table = [
+            (401, "unauthorized", Code::Precondition, "HCLOUD_TOKEN"),
+            (403, "token_readonly", Code::Precondition, "Read & Write"),
+            (403, "resource_limit_exceeded", Code::Precondition, "Limits"),
+            (403, "forbidden", Code::Refused, "right project"),
+            (429, "rate_limit_exceeded", Code::Unreachable, "in a few minutes"),
+            (412, "resource_unavailable", Code::Precondition, "--zone"),
+            (503, "unavailable", Code::Unreachable, "status.hetzner.com"),
+            (404, "not_found", Code::NotFound, "machine list"),
+            (422, "invalid_input", Code::Failed, "again"),
+        ];
+        for (status, code, expected, hint) in table {
+            let said = Said { status, code: code.to_owned(), message: "because".to_owned(), asked: "POST /servers".to_owned() };
+            let error: Error = Failure::Said(said).into();
+            assert_eq!(error.code(), expected, "{code}");
+            assert!(error.hint_text().unwrap().contains(hint) && error.causes()[0].contains("POST /servers: because"), "{code}: {error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_ends_with_what_took_too_long() {
+        let mut budget = Budget { what: "to wait", whole: Duration::from_secs(1), end: Instant::now(), pause: FIRST_PAUSE };
+        let error = budget.pause().await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::TimedOut, "to wait took longer than 1 seconds"));
+    }
+}

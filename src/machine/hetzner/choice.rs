@@ -143,3 +143,58 @@ fn no_image(name: Option<&str>) -> Error {
     }
     .hint("portdistrict machine publish --on hetzner --image FOLDER")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sizes() -> Vec<ServerType> {
+        let size = |name: &str, architecture: &str, disk: u32, monthly: &str, places: &[(&str, bool)]| {
+            let price =
+                |place: &str| json!({ "location": place, "price_hourly": { "gross": "0.01" }, "price_monthly": { "gross": monthly } });
+            json!({
+                "name": name, "cores": 2, "memory": 4.0, "disk": disk, "architecture": architecture,
+                "prices": places.iter().map(|(place, _)| price(place)).collect::<Vec<_>>(),
+                "locations": places.iter().map(|(name, open)| json!({ "name": name, "available": open })).collect::<Vec<_>>(),
+            })
+        };
+        let all = json!([
+            size("large", "x86", 80, "12.49", &[("fsn1", true), ("ash", true)]),
+            size("small", "x86", 40, "4.15", &[("nbg1", true), ("fsn1", false)]),
+            size("tiny", "x86", 20, "2.00", &[("fsn1", true)]),
+            size("full", "x86", 40, "1.00", &[("fsn1", false)]),
+            size("arm", "arm", 40, "3.00", &[("fsn1", true)]),
+        ]);
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn the_cheapest_size_with_room_is_taken_unless_one_is_named() {
+        let sizes = sizes();
+        let fits = |size: &&ServerType| size.architecture == "x86" && size.disk >= 40.0;
+        let small = named_size(&sizes, None, fits).unwrap();
+        assert_eq!((small.name.as_str(), place_of(small, None).unwrap().as_str()), ("small", "nbg1"));
+        let large = named_size(&sizes, Some("large"), fits).unwrap();
+        assert_eq!((place_of(large, None).unwrap().as_str(), place_of(large, Some("ash")).unwrap().as_str()), ("fsn1", "ash"));
+        for (error, expected) in [
+            (named_size(&sizes, Some("arm"), fits).unwrap_err(), "large, small, full"),
+            (place_of(small, Some("fsn1")).unwrap_err(), "nbg1"),
+            (place_of(&sizes[3], None).unwrap_err(), "another size"),
+        ] {
+            assert!(error.hint_text().unwrap().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_price_is_said_with_everything_that_is_paid() {
+        let prices = json!({
+            "currency": "EUR", "image": { "price_per_gb_month": { "gross": "0.01" } },
+            "primary_ips": [{ "type": "ipv4", "prices": [{ "location": "nbg1", "price_monthly": { "gross": "0.595" } }] }],
+        });
+        let (prices, sizes): (Pricing, _) = (serde_json::from_value(prices).unwrap(), sizes());
+        let cost = Cost::of(&sizes[1], "nbg1", &prices).unwrap();
+        assert_eq!(cost.words(), "EUR 4.15 a month (0.0100 an hour), its IPv4 address EUR 0.59 more; with VAT");
+        assert!(Cost::of(&sizes[1], "mars1", &prices).is_none());
+    }
+}

@@ -497,3 +497,24 @@ fn encode(value: &str) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_safe_within_a_query() {
+        assert_eq!(encode("portdistrict=4jb-._~"), "portdistrict%3D4jb-._~");
+        assert_eq!(encode("a&b c/ü"), "a%26b%20c%2F%C3%BC");
+    }
+
+    #[test]
+    fn names_are_what_a_host_may_be_called() {
+        let name = name(&"home".parse().unwrap(), &suffix().unwrap());
+        assert!(
+            name.starts_with("pd-home-")
+                && name.len() == 14
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        );
+    }
+}

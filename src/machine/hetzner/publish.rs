@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// What the helping server starts with; its disk is overwritten.
 const HELPER_IMAGE: &str = "debian-12";
+/// The pause before something is removed once more.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long taking the snapshot may take.
 const SNAPSHOT: Duration = Duration::from_secs(1800);
 
@@ -179,14 +181,17 @@ async fn find(api: &Api, owner: &str, name: &str) -> Result<Option<Image>> {
     Ok(images.into_iter().rfind(|image| image.description == name))
 }
 
-/// Removes what is recorded for this image but the image itself, if that is whole.
+/// Removes what is recorded for this image but the image itself, if that is whole. A server that helped costs: what could not be
+/// removed is tried once more.
 async fn clear(journal: &Journal<'_>, keep: Option<u64>, progress: &dyn Progress) -> Result<()> {
     // Another provider may have an image of the same name.
     let elsewhere = |resource: &Resource| resource.provider != Kind::Hetzner.as_str();
     let is_kept = |resource: &Resource| resource.what == What::Image.as_str() && keep.is_some() && things::number(resource) == keep;
     let keeps = |resource: &Resource| elsewhere(resource) || is_kept(resource);
-    let left = journal::undo_but(journal, keeps, progress).await?;
-    match left.first() {
+    if !journal::undo_but(journal, keeps, progress).await?.is_empty() {
+        tokio::time::sleep(AGAIN).await;
+    }
+    match journal::undo_but(journal, keeps, progress).await?.first() {
         Some(left) => Err(Error::new(Code::Failed, left.to_string()).hint("run the command again: it removes what is left first")),
         None => Ok(()),
     }
