@@ -31,6 +31,7 @@ fn providers() -> clap::builder::PossibleValuesParser {
 pub(super) enum MachineCommand {
     Build(super::image::BuildArgs),
     Predict(super::image::PredictArgs),
+    Publish(super::publish::PublishArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
     Attest(super::attest::AttestArgs),
@@ -348,6 +349,7 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
     match command {
         MachineCommand::Build(args) => super::image::run_build(call, args),
         MachineCommand::Predict(args) => super::image::run_predict(call, args),
+        MachineCommand::Publish(args) => super::publish::run(call, args),
         MachineCommand::Deploy(args) => deploy(call, args),
         MachineCommand::Claim(args) => claim(call, args),
         MachineCommand::Attest(args) => super::attest::run(call, args),

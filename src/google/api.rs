@@ -17,7 +17,7 @@ const PROJECTS: &str = "https://cloudresourcemanager.googleapis.com/";
 const PROJECTS_VARIABLE: &str = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER";
 
 /// The token is not accepted, so nothing was done.
-const UNAUTHORIZED: u16 = 401;
+pub(super) const UNAUTHORIZED: u16 = 401;
 
 /// Compute Engine, under somebody's credentials.
 pub struct Api {

@@ -282,7 +282,12 @@ impl Call {
 
     /// Waits for an operation, as long as Google lets one wait.
     pub fn wait(spot: &Spot, operation: &str) -> Call {
-        Call::new("POST", format!("{}/{operation}/wait", spot.operations()), None)
+        Call::wait_at(&spot.operations(), operation)
+    }
+
+    /// The same for an operation of this place: `projects/…/operations`.
+    pub fn wait_at(place: &str, operation: &str) -> Call {
+        Call::new("POST", format!("{place}/{operation}/wait"), None)
     }
 
     /// The operations that a request began.

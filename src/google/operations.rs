@@ -71,6 +71,11 @@ impl Operation {
 
 /// Waits for its end, for as long as the budget lasts.
 pub async fn wait(api: &Api, spot: &Spot, operation: Operation, budget: Duration, step: &dyn Step) -> Result<Operation, Failure> {
+    wait_at(api, &spot.operations(), operation, budget, step).await
+}
+
+/// The same for an operation of this place: `projects/…/operations`.
+pub async fn wait_at(api: &Api, place: &str, operation: Operation, budget: Duration, step: &dyn Step) -> Result<Operation, Failure> {
     let deadline = Instant::now() + budget;
     let mut operation = operation;
     loop {
@@ -81,13 +86,13 @@ pub async fn wait(api: &Api, spot: &Spot, operation: Operation, budget: Duration
             };
         }
         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-            return Err(Failure::Broken(late(&operation, spot, budget)));
+            return Err(Failure::Broken(late(&operation, place, budget)));
         };
         step.note(&operation.stage());
         let asked = Instant::now();
-        match tokio::time::timeout(left, api.ask(&Call::wait(spot, &operation.name))).await {
+        match tokio::time::timeout(left, api.ask(&Call::wait_at(place, &operation.name))).await {
             Ok(answer) => operation = answer?,
-            Err(_) => return Err(Failure::Broken(late(&operation, spot, budget))),
+            Err(_) => return Err(Failure::Broken(late(&operation, place, budget))),
         }
         if !operation.is_done() && asked.elapsed() < PAUSE {
             tokio::time::sleep(PAUSE).await;
@@ -95,8 +100,8 @@ pub async fn wait(api: &Api, spot: &Spot, operation: Operation, budget: Duration
     }
 }
 
-fn late(operation: &Operation, spot: &Spot, budget: Duration) -> Error {
-    let whose = format!("{}/{}", spot.operations(), operation.name);
+fn late(operation: &Operation, place: &str, budget: Duration) -> Error {
+    let whose = format!("{place}/{}", operation.name);
     Error::new(Code::TimedOut, format!("Google did not finish within {} seconds", budget.as_secs()))
         .because(format!("operation {whose} is at {}", operation.stage()))
         .hint("see https://status.cloud.google.com, then run the command again")

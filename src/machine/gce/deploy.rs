@@ -234,7 +234,7 @@ pub(super) async fn act(api: &Api, spot: &Spot, name: &str, verb: &str, budget: 
 }
 
 /// The id by which Google knows a request again.
-pub(super) fn new_request() -> Result<String> {
+pub(in crate::machine) fn new_request() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| Error::new(Code::Failed, "the system gives no random bytes").cause(e))?;
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())

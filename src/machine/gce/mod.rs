@@ -1,11 +1,11 @@
 //! Machines at Google Compute Engine: an instance of a published image, a firewall rule of its own, and an address if it is to stay.
 
 mod console;
-mod deploy;
+pub(in crate::machine) mod deploy;
 mod doctor;
 mod dry;
 mod remove;
-mod settings;
+pub(in crate::machine) mod settings;
 mod survey;
 
 use super::check::Check;

@@ -10,7 +10,7 @@ use crate::owner::metadata::{self, Metadata};
 use crate::session::seed::Source;
 
 /// The family that images are published in.
-pub(super) const FAMILY: &str = "portdistrict";
+pub(in crate::machine) const FAMILY: &str = "portdistrict";
 /// The cheapest machine that has everything; and the smallest that has SEV-SNP.
 pub(super) const SIZE: &str = "e2-micro";
 pub(super) const CONFIDENTIAL_SIZE: &str = "n2d-standard-2";
@@ -72,7 +72,7 @@ impl Decided {
 }
 
 /// The project: as named, else as the environment says, else as the settings say.
-pub(super) fn project(cx: &Context, named: Option<&str>) -> Result<String> {
+pub(in crate::machine) fn project(cx: &Context, named: Option<&str>) -> Result<String> {
     let project = named.map(str::to_owned).or_else(|| PROJECT_VARIABLES.iter().find_map(|name| variable(name)));
     let project = project.or_else(|| cx.settings().ok()?.gce.project.clone()).ok_or_else(|| {
         Error::new(Code::Usage, "no project is named")

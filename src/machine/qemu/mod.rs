@@ -79,6 +79,11 @@ pub(super) fn image_of(vm: &VmPlan) -> Result<Manifest> {
     disk::find(&vm.image).map(|found| found.manifest)
 }
 
+/// An image by its folder, its `image.json` or its disk: where its disk is, and what it is.
+pub(super) fn find_image(image: &Path) -> Result<(PathBuf, Manifest)> {
+    disk::find(image).map(|found| (found.disk, found.manifest))
+}
+
 /// What [`Qemu::deploy`] would do.
 fn steps(plan: &Plan) -> Result<Vec<String>> {
     let vm = vm_of(plan)?;

@@ -1,9 +1,14 @@
 """Images: made of an archive in Cloud Storage, found by name or family, deprecated, removed."""
 
+import json
+import os
 import re
+import secrets
+import shutil
 import tarfile
+import urllib.request
 import zlib
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from common.server import Refusal
 
@@ -23,8 +28,8 @@ class Images:
         if bucket_object is None:
             raise Refusal(400, f"Invalid value for field 'resource.rawDisk.source': '{source}'. The URL is malformed.", "invalid")
         try:
-            stored, path = self.storage.object(*bucket_object)
-        except Refusal as refusal:
+            stored, path = self.elsewhere(*bucket_object) if self.settings["storage_url"] else self.storage.object(*bucket_object)
+        except (Refusal, OSError) as refusal:
             raise Refusal(400, f"Invalid value for field 'resource.rawDisk.source': '{source}'. The referenced object does not exist.", "invalid") from refusal
         made = {"description": "", "sourceType": "RAW", "architecture": "X86_64", **body}
         made["rawDisk"] = {"source": source, "containerType": "TAR"}
@@ -40,6 +45,16 @@ class Images:
             return None
 
         return self.make(where, made, request, then=ready, error=self.over_quota("IMAGES", 1))
+
+    def elsewhere(self, bucket, name):
+        """An object of another server that speaks the same API."""
+        link = f"{self.settings['storage_url']}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
+        with urllib.request.urlopen(link) as answer:
+            stored = json.load(answer)
+        path = os.path.join(self.machines.folder, f"elsewhere-{secrets.token_hex(8)}")
+        with urllib.request.urlopen(f"{link}?alt=media") as answer, open(path, "wb") as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+        return {"size": str(stored["size"])}, path
 
     def images_getFromFamily(self, where, *_):
         family = where.name[len("family/") :]
