@@ -20,6 +20,14 @@ pub(super) fn machines() -> ArgValueCandidates {
     })
 }
 
+/// The images that were published from here.
+pub(super) fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let rows = ledger().and_then(|ledger| ledger.resources("image/").ok()).unwrap_or_default();
+        rows.into_iter().filter(|row| row.what == "image").map(|row| candidate(&row.name, row.place)).collect()
+    })
+}
+
 /// The friends who hold grants, each once, and those to whom grants were passed on.
 pub(super) fn grants() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {

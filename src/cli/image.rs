@@ -150,7 +150,7 @@ pub(super) fn run_build(call: &Call, args: BuildArgs) -> Result<()> {
 }
 
 /// Runs long work on a thread, so that Ctrl-C is heard; then nothing half made is left in the folder.
-fn cancellable<T: Send + 'static>(call: &Call, out: &Path, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) fn cancellable<T: Send + 'static>(call: &Call, out: &Path, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (done, result) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || done.send(work()));
     let gone = || Error::new(Code::Failed, "the build ended without a result").hint("run it again; if that happens once more, report it");
@@ -162,7 +162,7 @@ fn cancellable<T: Send + 'static>(call: &Call, out: &Path, work: impl FnOnce() -
 }
 
 /// Unix seconds of every time in an image (reproducible-builds.org, SOURCE_DATE_EPOCH).
-fn epoch() -> Result<u32> {
+pub(super) fn epoch() -> Result<u32> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(0) };
     text.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
         Error::new(Code::Usage, format!("SOURCE_DATE_EPOCH is no number of seconds: {}", text.display())).hint("SOURCE_DATE_EPOCH=0")

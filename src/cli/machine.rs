@@ -31,6 +31,7 @@ fn providers() -> clap::builder::PossibleValuesParser {
 pub(super) enum MachineCommand {
     Build(super::image::BuildArgs),
     Predict(super::image::PredictArgs),
+    Publish(super::publish::PublishArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
     Attest(super::attest::AttestArgs),
@@ -56,6 +57,9 @@ pub(super) enum MachineCommand {
                              portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433\n  \
                              Behind any router, as an onion service:\n    \
                              portdistrict machine deploy --on local --label tower --tor\n  \
+                             At Google, with its memory encrypted; see first what would be asked there:\n    \
+                             portdistrict machine deploy --on gce --project my-project --zone europe-west4-a --label tulip --confidential \
+                             --dry-run\n  \
                              A virtual machine, from the image that `machine build -o out` made:\n    \
                              portdistrict machine deploy --on qemu --image out --label vm\n  \
                              One that keeps its key to itself, in its TPM:\n    \
@@ -356,6 +360,7 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
     match command {
         MachineCommand::Build(args) => super::image::run_build(call, args),
         MachineCommand::Predict(args) => super::image::run_predict(call, args),
+        MachineCommand::Publish(args) => super::publish::run(call, args),
         MachineCommand::Deploy(args) => deploy(call, args),
         MachineCommand::Claim(args) => claim(call, args),
         MachineCommand::Attest(args) => super::attest::run(call, args),

@@ -26,6 +26,8 @@ mod pass_on;
 mod peer;
 mod policy;
 mod progress;
+mod publish;
+mod publish_hetzner;
 mod scope;
 mod sight;
 mod status;

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// A file of roots (PEM) to trust beside those compiled in, for networks whose proxy opens TLS.
 const ROOTS: &str = "SSL_CERT_FILE";
+/// Where a cloud's hypervisor answers its machine: what is sent there does not leave the computer that both are on.
+const METADATA: &str = "169.254.169.254";
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -146,7 +148,7 @@ fn parse(text: &str) -> Result<reqwest::Url> {
 
 fn is_here(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host == METADATA || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn bad_token() -> Error {

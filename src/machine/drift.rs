@@ -33,6 +33,8 @@ pub async fn drift(cx: &Context) -> Result<Vec<Drift>> {
     let (machines, resources) = (cx.ledger()?.machines()?, cx.ledger()?.resources("machine/")?);
     let names = machines.iter().map(|machine| &machine.provider).chain(resources.iter().map(|resource| &resource.provider));
     let kinds: BTreeSet<&str> = names.map(String::as_str).collect();
+    let images = cx.ledger()?.resources("image/")?;
+    let resources: Vec<Resource> = resources.iter().chain(&images).cloned().collect();
     let mut found = Vec::new();
     for kind in kinds.into_iter().filter_map(|name| name.parse::<Kind>().ok()) {
         let provider = kind.provider(cx);
@@ -72,9 +74,10 @@ fn compare(kind: Kind, there: &[Found], machines: &[Machine], resources: &[Resou
     }
     let there: BTreeSet<&str> = there.iter().map(|found| found.id.as_str()).collect();
     for resource in resources.iter().filter(|resource| resource.provider == kind.as_str() && resource.made) {
-        if !there.contains(resource.id().as_str()) {
-            let label: Option<Label> = resource.act.strip_prefix("machine/").and_then(|label| label.parse().ok());
-            let hint = label.as_ref().map_or_else(String::new, |label| format!("portdistrict machine destroy {label}"));
+        // What was made for an image is known above, and missed by nobody here.
+        let label: Option<Label> = resource.act.strip_prefix("machine/").and_then(|label| label.parse().ok());
+        if let Some(label) = label.filter(|_| !there.contains(resource.id().as_str())) {
+            let (hint, label) = (format!("portdistrict machine destroy {label}"), Some(label));
             all.push(Drift { label, id: resource.id(), what: "was made, and is gone from the provider".to_owned(), hint });
         }
     }

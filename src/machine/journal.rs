@@ -96,8 +96,13 @@ pub(super) fn in_words(resource: &Resource) -> String {
 
 /// Removes what an act made, the last first. What cannot be removed stays in the record, and is told; the rest is removed all the same.
 pub(super) async fn undo(journal: &Journal<'_>, progress: &dyn Progress) -> Result<Vec<Left>> {
+    undo_but(journal, |_| false, progress).await
+}
+
+/// The same, but for what is to stay.
+pub(super) async fn undo_but(journal: &Journal<'_>, stays: impl Fn(&Resource) -> bool, progress: &dyn Progress) -> Result<Vec<Left>> {
     let mut left = Vec::new();
-    for resource in journal.open()?.into_iter().rev() {
+    for resource in journal.open()?.into_iter().rev().filter(|resource| !stays(resource)) {
         let step = progress.step(&format!("remove {} {}", resource.what, resource.name));
         let kind: Kind = resource.provider.parse()?;
         match kind.provider(journal.cx).remove(&resource).await {

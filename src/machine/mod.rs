@@ -10,7 +10,7 @@ pub mod claim;
 mod drift;
 mod folder;
 mod gce;
-mod hetzner;
+pub mod hetzner;
 mod journal;
 mod local;
 mod node_files;
@@ -19,9 +19,11 @@ mod permit;
 pub mod predict;
 mod process;
 pub mod provider;
+pub mod publish;
 mod qemu;
 mod seeds;
 pub mod server;
+mod serial;
 mod service;
 mod ssh;
 mod tail;
@@ -159,6 +161,8 @@ pub async fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
 
 /// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
 pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Result<Machine> {
+    // Before the label is looked up: of two, the second must neither make nor undo what the first one makes.
+    let _lock = lock_label(cx, &order.label)?;
     let mut plan = plan(cx, order)?;
     permit::deploy(cx, order, Asked::InEarnest)?;
     if let (Some(file), None) = (&order.seed_file, &plan.seed) {
@@ -209,6 +213,16 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
     cx.ledger()?.machine(&plan.label)
 }
 
+/// Held while a machine of this name is made.
+fn lock_label(cx: &Context, label: &Label) -> Result<fs::Lock> {
+    let folder = cx.paths().machines_dir();
+    fs::ensure_private_dir(&folder)?;
+    fs::try_lock(&folder.join(format!("{label}.lock")))?.ok_or_else(|| {
+        Error::new(Code::Exists, format!("another command makes a machine `{label}` just now"))
+            .hint(format!("wait for it, then: portdistrict machine show {label}"))
+    })
+}
+
 /// Removes what a failed or interrupted deploy made elsewhere. What could not be removed stays recorded, and is named.
 pub async fn undo(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<Vec<Left>> {
     journal::undo(&Journal::of_machine(cx, label), progress).await
@@ -236,13 +250,14 @@ pub struct ClaimOutcome {
 
 /// Takes possession of a machine that proves what is demanded of it, and pins its key; a second time it finds the machine again.
 pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progress: &dyn Progress) -> Result<ClaimOutcome> {
-    let machine = cx.ledger()?.machine(label)?;
+    let mut machine = cx.ledger()?.machine(label)?;
     let cover = machine.cover.ok_or_else(|| {
         Error::new(Code::Precondition, format!("the bootstrap key of machine `{label}` is not known here"))
             .hint(format!("portdistrict machine reconnect {label}"))
     })?;
     if let Some((provider, site)) = place(cx, &machine) {
         provider.start(&site, progress).await?;
+        machine = cx.ledger()?.machine(label)?;
     }
     let seed = open_seed(cx, &machine)?;
     let claimed = possess(cx, &machine, &cover, seed.as_ref(), demand, progress).await?;
@@ -390,10 +405,12 @@ pub struct Reconnected {
 
 /// Finds a claimed machine again, starts it if it does not run, and checks that it still holds the pinned key.
 pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, progress: &dyn Progress) -> Result<Reconnected> {
-    let machine = cx.ledger()?.machine(label)?;
+    let mut machine = cx.ledger()?.machine(label)?;
     let mut started = false;
     if let Some((provider, site)) = place(cx, &machine) {
         started = provider.start(&site, progress).await?;
+        // It may have another address since.
+        machine = cx.ledger()?.machine(label)?;
     }
     if machine.node_key.is_none() {
         return Err(owner::not_claimed(label));

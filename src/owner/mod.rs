@@ -75,9 +75,11 @@ pub(crate) fn not_claimed(label: &Label) -> Error {
     Error::new(Code::Precondition, format!("machine `{label}` is not claimed yet")).hint(format!("portdistrict machine claim {label}"))
 }
 
-/// Where the operator connects to: the provider may know a nearer address than the one for friends.
+/// Where the operator connects to: the provider may know a nearer address than the one for friends, unless it was found elsewhere since.
 pub fn dial_address(machine: &Machine) -> Result<&str> {
-    let dial = machine.detail.get(DIAL).and_then(Value::as_str).or(machine.address.as_deref());
+    let at_deploy = machine.detail.get("addresses").and_then(|addresses| addresses.get(0)).and_then(Value::as_str);
+    let moved = machine.address.as_deref().filter(|address| at_deploy.is_some_and(|at_deploy| at_deploy != *address));
+    let dial = moved.or(machine.detail.get(DIAL).and_then(Value::as_str)).or(machine.address.as_deref());
     dial.ok_or_else(|| {
         Error::new(Code::Precondition, format!("the address of machine `{}` is not known", machine.label))
             .hint(format!("portdistrict machine show {}", machine.label))

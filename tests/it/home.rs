@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// The program under test: the one that cargo built, or another build of it.
@@ -91,11 +91,16 @@ pub(crate) struct Ran {
 impl Ran {
     pub(crate) fn of(mut command: Command) -> Ran {
         let output = command.output().unwrap();
+        Ran::from_output(&format!("{command:?}"), output)
+    }
+
+    /// What a command left that was started otherwise.
+    pub(crate) fn from_output(line: &str, output: Output) -> Ran {
         Ran {
             status: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
-            line: format!("{command:?}"),
+            line: line.to_owned(),
         }
     }
 

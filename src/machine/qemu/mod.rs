@@ -4,14 +4,13 @@ mod accel;
 mod command;
 mod disk;
 mod run;
-mod serial;
 mod tpm;
 
 use super::check::Check;
 use super::folder::Folder;
 use super::local::{addresses, check_folder, check_process, choose_address, dial_address, host};
 use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power, Provider, Site, VmPlan};
-use super::{tail, tools};
+use super::{serial, tail, tools};
 use crate::attest::Rung;
 use crate::config::fs::{read, write_private};
 use crate::config::time::now_s;
@@ -78,6 +77,11 @@ pub(super) struct Qemu;
 /// The description of the image that a machine would start.
 pub(super) fn image_of(vm: &VmPlan) -> Result<Manifest> {
     disk::find(&vm.image).map(|found| found.manifest)
+}
+
+/// An image by its folder, its `image.json` or its disk: where its disk is, and what it is.
+pub(super) fn find_image(image: &Path) -> Result<(PathBuf, Manifest)> {
+    disk::find(image).map(|found| (found.disk, found.manifest))
 }
 
 /// What [`Qemu::deploy`] would do.
@@ -176,7 +180,7 @@ impl Provider for Qemu {
             Manifest::parse(&files.image.display().to_string(), &bytes)
         });
         let tpm_roots = files.tpm_root.exists().then(|| read(&files.tpm_root, MAX_ROOT)).transpose()?.into_iter().collect();
-        Ok(Expectation { image: image.transpose()?, tpm_roots })
+        Ok(Expectation { image: image.transpose()?, tpm_roots, tpm_keys: Vec::new() })
     }
 
     fn start<'a>(&'a self, site: &'a Site, progress: &'a dyn Progress) -> Job<'a, bool> {
@@ -319,7 +323,7 @@ fn check_seed(plan: &Plan, manifest: &Manifest) -> Result<()> {
     }
 }
 
-fn onions(seed: &[u8; 32]) -> Onions {
+pub(super) fn onions(seed: &[u8; 32]) -> Onions {
     let seed = Seed::from_bytes(seed);
     Onions {
         address: onion_address(&seed.derive(Purpose::NodeOnion)),

@@ -2,12 +2,13 @@
 
 use super::Files;
 use super::command::{self, Vm};
-use super::serial::Serial;
+
 use super::tpm;
 use crate::config::fs::{self, Lock, read, write_private};
 use crate::error::{Code, Error, Result};
 use crate::machine::process::Process;
 use crate::machine::provider::Site;
+use crate::machine::serial::Serial;
 use crate::progress::{Progress, Step};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};

@@ -25,6 +25,16 @@ impl Serial {
         Serial(text().unwrap_or_default())
     }
 
+    /// What was read elsewhere.
+    pub(super) fn of(text: String) -> Serial {
+        Serial(text)
+    }
+
+    /// The text as it was read.
+    pub(super) fn into_text(self) -> String {
+        self.0
+    }
+
     /// The last value of a mark since the program inside began, which it may have done more than once.
     pub(super) fn mark(&self, name: &str) -> Option<&str> {
         let (prefix, begun) = (format!("{MARK}{name}="), format!("{MARK}VERSION="));

@@ -1,0 +1,1 @@
+"""The double of Google's clouds: Compute, Cloud Storage, tokens, the metadata server."""
