@@ -152,7 +152,8 @@ def main():
     token = google.tokens.give([ALL], google.tokens.email)[0]
     first = {"url": url, "compute": f"{url}{PREFIX}", "storage": url, "control": f"{url}/_double/", "project": arguments.project}
     try:
-        run_until_told(double, {**first, "token": token, "email": google.tokens.email, "credentials": google.tokens.files})
+        more = {"email": google.tokens.email, "credentials": google.tokens.files, "tpm_root": google.machines.tpm_root}
+        run_until_told(double, {**first, "token": token, **more})
     finally:
         google.machines.stop_all()
 

@@ -236,7 +236,7 @@ fn every_call_may_fail_in_every_way_and_the_next_run_mends_it() {
     for (method, path) in calls {
         for kind in kinds {
             cloud.forget();
-            let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, method, path, kind);
+            let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, &json!({"method": method, "path": path, "fault": kind}));
             let first = child.wait_with_output().unwrap();
             let left = (cloud.images().len(), cloud.objects());
             cloud.forget();
@@ -274,18 +274,20 @@ fn remove(cloud: &Cloud) {
 
 trait Paused {
     /// Starts a command whose own process a fault may have to name.
-    fn spawn_paused(self, cloud: &Cloud, method: &str, path: &str, kind: &str) -> Child;
+    fn spawn_paused(self, cloud: &Cloud, fault: &Value) -> Child;
 }
 
 impl Paused for Command {
-    fn spawn_paused(self, cloud: &Cloud, method: &str, path: &str, kind: &str) -> Child {
+    fn spawn_paused(self, cloud: &Cloud, fault: &Value) -> Child {
         // A shell that waits for a line and then becomes the program has the number that the program will have.
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "read go && exec \"$0\" \"$@\""]).arg(self.get_program()).args(self.get_args());
         shell.env_clear().envs(self.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir(self.get_current_dir().unwrap()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = shell.spawn().unwrap();
-        cloud.fault(&json!([{"method": method, "path": path, "fault": kind, "pid": child.id()}]));
+        let mut fault = fault.clone();
+        fault["pid"] = child.id().into();
+        cloud.fault(&fault);
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         child
     }
@@ -344,11 +346,13 @@ fn cut_ten_times(size: u64) {
     let size = home.work().join("out/image.tar.gz").metadata().unwrap().len();
     std::fs::write(home.path().join("config/config.toml"), "[http]\npause = \"0s\"\n").unwrap();
     // Twice the whole process is killed, and eight times the connection is cut, somewhere within a piece.
-    for nth in [1, 2] {
+    for nth in 1..=2 {
         cloud.ask("DELETE", "_double/faults", None);
         let cut = json!([{"method": "PUT", "fault": "half-close", "bytes": 700_001, "nth": 1, "path": "^/upload"}]);
         cloud.fault(&cut);
-        let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, "PUT", "^/upload", "kill-after");
+        // After the cut it asks what arrived, then sends on.
+        let kill = json!({"method": "PUT", "path": "^/upload", "nth": 3, "fault": "kill-after"});
+        let child = home.command(PUBLISH.split(' ')).spawn_paused(&cloud, &kill);
         assert_eq!(child.wait_with_output().unwrap().status.code(), None, "{nth}: killed");
     }
     cloud.ask("DELETE", "_double/faults", None);

@@ -11,6 +11,7 @@ use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
 use crate::ledger::Resource;
 use crate::machine::journal::{self, Journal};
+use crate::machine::provider::Kind;
 use crate::machine::qemu;
 use crate::progress::{Progress, Silent, Step};
 use serde::Deserialize;
@@ -183,7 +184,10 @@ async fn find(api: &Api, owner: &str, name: &str) -> Result<Option<Image>> {
 /// Removes what is recorded for this image but the image itself, if that is whole. A server that helped costs: what could not be
 /// removed is tried once more.
 async fn clear(journal: &Journal<'_>, keep: Option<u64>, progress: &dyn Progress) -> Result<()> {
-    let keeps = |resource: &Resource| resource.what == What::Image.as_str() && keep.is_some() && things::number(resource) == keep;
+    // Another provider may have an image of the same name.
+    let elsewhere = |resource: &Resource| resource.provider != Kind::Hetzner.as_str();
+    let is_kept = |resource: &Resource| resource.what == What::Image.as_str() && keep.is_some() && things::number(resource) == keep;
+    let keeps = |resource: &Resource| elsewhere(resource) || is_kept(resource);
     if !journal::undo_but(journal, keeps, progress).await?.is_empty() {
         tokio::time::sleep(AGAIN).await;
     }

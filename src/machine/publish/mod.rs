@@ -251,6 +251,11 @@ impl Work<'_> {
         resource
     }
 
+    /// What is recorded of something. Another provider may have an image of the same name.
+    fn known(&self, resource: &Resource) -> Result<Option<Resource>> {
+        Ok(self.journal.open()?.into_iter().find(|known| known.id() == resource.id()))
+    }
+
     async fn find(&self) -> Result<Option<Image>> {
         match self.api.ask::<Image>(&images::get(&self.plan.project, &self.plan.name)).await {
             Ok(image) => Ok(Some(image)),
@@ -269,7 +274,7 @@ impl Work<'_> {
                     self.plan.check(&image)?;
                     let resource = self.image_resource();
                     self.journal.intend(&resource)?;
-                    if !self.journal.find("image")?.is_some_and(|known| known.made) {
+                    if !self.known(&resource)?.is_some_and(|known| known.made) {
                         self.journal.made(&resource, self.made_detail())?;
                     }
                     step.done();
@@ -380,7 +385,7 @@ impl Work<'_> {
         if self.plan.keep_object {
             return Ok(());
         }
-        let Some(resource) = self.journal.find("object")? else { return Ok(()) };
+        let Some(resource) = self.known(&self.object_resource())? else { return Ok(()) };
         let step = self.progress.step("remove the archive from the bucket");
         let generation = resource.detail.get("generation").and_then(Value::as_str);
         self.remove_object(generation).await?;

@@ -11,6 +11,7 @@ use crate::google::images::{self, Image, Images};
 use crate::machine::gce::deploy::new_request;
 use crate::machine::gce::settings::{FAMILY, project};
 use crate::machine::journal::Journal;
+use crate::machine::provider::Kind;
 use crate::progress::Progress;
 
 /// More pages of images nobody has; a server that never ends its list is left.
@@ -96,7 +97,7 @@ impl<'c> Shelf<'c> {
     /// The record of an image that is gone. One that was published from elsewhere has none here.
     fn forget(&self, name: &str) -> Result<()> {
         let journal = Journal::of_image(self.cx, name);
-        let known = journal.open()?.into_iter().find(|known| (known.what.as_str(), known.name.as_str()) == ("image", name));
+        let known = journal.open()?.into_iter().find(|known| known.provider == Kind::Gce.as_str() && known.what == "image");
         known.map_or(Ok(()), |known| journal.removed(&known))
     }
 }

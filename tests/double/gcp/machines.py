@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
+import time
 
 FIRMWARE = "/usr/share/ovmf/OVMF.fd"
 ATTRIBUTE = "portdistrict-config"
@@ -22,6 +23,8 @@ class Machines:
         self.lock = threading.Lock()
         self.archives, self.running, self.images = {}, {}, {}
         self.given = set()
+        # Whose certificate the TPMs of all machines have.
+        self.tpm_root = os.path.join(self.folder, "ca", "issuer.pem")
 
     def address(self):
         """An address of this computer that nobody has."""
@@ -135,8 +138,38 @@ class Machines:
         words += ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci", "-device", "i6300esb"]
         words += ["-chardev", f"file,id=serial,path={folder}/serial.log,append=on", "-serial", "chardev:serial"]
         words += ["-fw_cfg", f"name=opt/portdistrict/config,file={folder}/metadata.json"]
+        words += self.tpm(folder)
         said = open(os.path.join(folder, "qemu.out"), "ab")
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        return subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+    def tpm(self, folder):
+        """Starts a TPM for one run of a machine, which ends with it; what QEMU is told of it. Where there is no swtpm, none."""
+        if not all(shutil.which(name) for name in ("swtpm", "swtpm_setup", "swtpm_localca")):
+            return []
+        if not os.path.isdir(os.path.join(folder, "tpm")):
+            self.make_tpm(folder)
+        control = ["--ctrl", "type=unixio,path=tpm.sock", "--terminate"]
+        said = open(os.path.join(folder, "tpm.out"), "ab")
+        subprocess.Popen(["swtpm", "socket", "--tpm2", "--tpmstate", "dir=tpm", *control], cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        for _ in range(500):
+            if os.path.exists(os.path.join(folder, "tpm.sock")):
+                break
+            time.sleep(0.01)
+        return ["-chardev", "socket,id=tpm,path=tpm.sock", "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
+
+    def make_tpm(self, folder):
+        """A TPM whose key is certified, as Google's are."""
+        ca = os.path.dirname(self.tpm_root)
+        os.makedirs(ca, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.join(folder, "tpm"), mode=0o700)
+        at = lambda name: os.path.join(ca, name)
+        self.write_private(at("ca.conf"), f"statedir = {ca}\nsigningkey = {at('key.pem')}\nissuercert = {self.tpm_root}\ncertserial = {at('serial')}\n")
+        self.write_private(at("ca.options"), "--platform-manufacturer Google\n--platform-version 1\n--platform-model vTPM\n")
+        tool = shutil.which("swtpm_localca")
+        config = f"create_certs_tool = {tool}\ncreate_certs_tool_config = {at('ca.conf')}\ncreate_certs_tool_options = {at('ca.options')}\n"
+        self.write_private(at("setup.conf"), config)
+        words = ["swtpm_setup", "--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--tpmstate", "tpm", "--config", at("setup.conf")]
+        subprocess.run([*words, "--logfile", at("log")], cwd=folder, check=True, capture_output=True)
 
     def stop(self, identity, forget=False):
         """Ends a machine's process; its files go when it is forgotten."""
