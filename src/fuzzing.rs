@@ -13,6 +13,9 @@ use crate::attest::{Policy, eventlog};
 use crate::config::{Destination, Pattern};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
+use crate::google::compute::{Identity, Thing};
+use crate::google::operations::Operation;
+use crate::google::refusal::Refusal;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
 use crate::owner::metadata::Metadata;
@@ -68,6 +71,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snp_report", run: snp_report },
     Target { name: "span_decode", run: span_decode },
     Target { name: "tpm_structures", run: tpm_structures },
+    Target { name: "google_answers", run: google_answers },
 ];
 
 /// No text makes a policy that says something else than it reads.
@@ -352,6 +356,22 @@ pub fn ledger_line(data: &[u8]) {
     check_line(data);
 }
 
+/// What Google's interfaces answer: whatever it is, a person gets words of it that fit a terminal.
+pub fn google_answers(data: &[u8]) {
+    let refusal = Refusal::of_answer(403, data);
+    assert!(!refusal.message.chars().any(char::is_control) && refusal.message.len() < 4096);
+    let _ = refusal.into_error("make it", "project").hint_text();
+    if let Ok(operation) = serde_json::from_slice::<Operation>(data) {
+        let _ = (operation.is_done(), operation.refusal());
+    }
+    if let Ok(thing) = serde_json::from_slice::<Thing>(data) {
+        let _ = (thing.addresses(), thing.state(), thing.metadata.with("key", "value"));
+    }
+    if let Ok(identity) = serde_json::from_slice::<Identity>(data) {
+        let _ = identity.keys();
+    }
+}
+
 /// What is accepted is the one spelling.
 pub fn span_decode(data: &[u8]) {
     if let Ok(span) = Span::decode(data) {
@@ -451,6 +471,9 @@ mod tests {
         seeds.push(format!("{{\"blake3\":\"{key}\",\"count\":1}}").into_bytes());
         seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
         seeds.push([&[0; 32][..], &[9; 32]].concat());
+        seeds.push(br#"{"error":{"code":403,"message":"Required 'a.b' permission","errors":[{"reason":"forbidden"}]}}"#.to_vec());
+        seeds
+            .push(br#"{"name":"o","status":"DONE","labels":{"a":"b"},"networkInterfaces":[{"accessConfigs":[{"natIP":"::1"}]}]}"#.to_vec());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

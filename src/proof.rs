@@ -35,6 +35,7 @@ pub struct Terms {
     snp_certificates: Option<snp::Certificates>,
     snp_crl: Option<Crl>,
     tpm_roots: Vec<Certificate>,
+    tpm_keys: Vec<Vec<u8>>,
     wanted: Vec<Wanted>,
     at: Option<u64>,
 }
@@ -49,6 +50,7 @@ impl Terms {
             snp_certificates: None,
             snp_crl: None,
             tpm_roots: Vec::new(),
+            tpm_keys: Vec::new(),
             wanted: Vec::new(),
             at: None,
         };
@@ -99,6 +101,11 @@ impl Terms {
     pub fn trust_tpm_roots(&mut self, bytes: &[u8], name: &str) -> Result<()> {
         self.tpm_roots.extend(parse_certificates(bytes, name)?);
         Ok(())
+    }
+
+    /// Trusts the TPM with one of these keys (SubjectPublicKeyInfo in DER): the machine's provider names them.
+    pub fn trust_tpm_keys(&mut self, keys: Vec<Vec<u8>>) {
+        self.tpm_keys.extend(keys);
     }
 
     /// Judges as of this time (Unix seconds), when the evidence was taken: certificates end, and what they proved then stays so.
@@ -181,6 +188,7 @@ impl Terms {
                 snp_certificates: self.snp_certificates.as_ref(),
                 snp_crl: self.snp_crl.as_ref(),
                 tpm_roots: &self.tpm_roots,
+                tpm_keys: &self.tpm_keys,
                 wanted: &self.wanted,
                 asked,
                 answer,

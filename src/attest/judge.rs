@@ -68,6 +68,8 @@ pub struct Case<'a> {
     pub snp_crl: Option<&'a Crl>,
     /// Roots of TPMs, and who gave them.
     pub tpm_roots: &'a [Certificate],
+    /// Keys of the machine's TPM that its provider names (SubjectPublicKeyInfo in DER), told by another way than the evidence.
+    pub tpm_keys: &'a [Vec<u8>],
     /// What is right.
     pub wanted: &'a [Wanted],
     /// To what it must be bound.
@@ -145,6 +147,9 @@ pub fn demands(image: &[u8; 32], endorsement: Option<&[u8]>) -> [u8; 20] {
     };
     digest.first_chunk().copied().unwrap_or_default()
 }
+
+/// Who vouches for a TPM whose key was told by those who run the machine.
+const PROVIDER: &str = "the machine's provider, which names this key";
 
 /// What was shown, or that nothing was, judged by all rules.
 pub fn judge(shown: Option<&[u8]>, case: &Case<'_>) -> Verdict {
@@ -476,7 +481,11 @@ impl Work<'_> {
     fn endorsement(&self, shown: &TpmEvidence, ak: &Public) -> Result<Endorsed, Fault> {
         let roots = self.case.tpm_roots;
         let now = Some(self.case.now);
+        let named = |key: &Public| self.case.tpm_keys.iter().any(|info| key.matches_spki(info).is_ok());
         if let Some(der) = &shown.ak_certificate {
+            if named(ak) {
+                return Ok(Endorsed { ek: None, by: Some(PROVIDER.to_owned()) });
+            }
             let certificate = Certificate::from_der(der)?;
             let by = led_to(roots, &certificate, now)?;
             ak.matches_spki(&certificate.public_key_info()?)?;
@@ -499,6 +508,9 @@ impl Work<'_> {
             }
         }
         let name = Some(ek.name());
+        if named(&ek) {
+            return Ok(Endorsed { ek: name, by: Some(PROVIDER.to_owned()) });
+        }
         match &shown.ek_certificate {
             Some(der) if !roots.is_empty() => {
                 let certificate = Certificate::from_der(der)?;

@@ -56,6 +56,9 @@ pub(super) enum MachineCommand {
                              portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433\n  \
                              Behind any router, as an onion service:\n    \
                              portdistrict machine deploy --on local --label tower --tor\n  \
+                             At Google, with its memory encrypted; see first what would be asked there:\n    \
+                             portdistrict machine deploy --on gce --project my-project --zone europe-west4-a --label tulip --confidential \
+                             --dry-run\n  \
                              A virtual machine, from the image that `machine build -o out` made:\n    \
                              portdistrict machine deploy --on qemu --image out --label vm\n  \
                              One that keeps its key to itself, in its TPM:\n    \

@@ -2,6 +2,8 @@
 
 use crate::config::Label;
 use crate::error::{Code, Error, Result};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -274,6 +276,11 @@ impl Call {
     /// What an instance's console printed from a byte on.
     pub fn serial(spot: &Spot, name: &str, start: u64) -> Call {
         Call::new("GET", format!("{}/{name}/serialPort?port=1&start={start}", spot.collection()), None)
+    }
+
+    /// The keys of an instance's vTPM.
+    pub fn identity(spot: &Spot, name: &str) -> Call {
+        Call::new("GET", format!("{}/{name}/getShieldedInstanceIdentity", spot.collection()), None)
     }
 
     /// Waits for an operation, as long as Google lets one wait.
@@ -598,6 +605,30 @@ impl Image {
     }
 }
 
+/// The keys of an instance's vTPM, as Google knows them: told by the interface, they are Google's word and not the machine's.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    signing_key: PublicKey,
+    encryption_key: PublicKey,
+    ecc_p256_signing_key: PublicKey,
+    ecc_p256_encryption_key: PublicKey,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PublicKey {
+    ek_pub: String,
+}
+
+impl Identity {
+    /// SubjectPublicKeyInfo in DER of each; what is no key is left out.
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        let all = [&self.signing_key, &self.encryption_key, &self.ecc_p256_signing_key, &self.ecc_p256_encryption_key];
+        all.iter().filter_map(|key| SubjectPublicKeyInfoDer::from_pem_slice(key.ek_pub.as_bytes()).ok()).map(|key| key.to_vec()).collect()
+    }
+}
+
 /// What the serial console printed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -751,6 +782,10 @@ mod tests {
         .unwrap();
         let all: Vec<_> = all.things().map(|(zone, thing)| (zone, thing.name)).collect();
         assert_eq!(all, [("us-central1-a".to_owned(), "one".to_owned())]);
+        let pem = "-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----\n";
+        let identity: Identity =
+            serde_json::from_value(json!({"encryptionKey": {"ekPub": pem}, "signingKey": {"ekPub": "no key"}})).unwrap();
+        assert_eq!(identity.keys(), [[0x30, 0]]);
         let quotas: Quotas = serde_json::from_value(json!({"quotas": [{"metric": "N2D_CPUS", "limit": 8.0, "usage": 7.0}]})).unwrap();
         assert_eq!((quotas.room("N2D_CPUS"), quotas.room("CPUS")), (Some(1.0), None));
     }

@@ -23,7 +23,7 @@ impl Refusal {
     pub fn of_answer(status: u16, body: &[u8]) -> Refusal {
         let value: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = &value["error"];
-        let text = |value: &Value| value.as_str().map(|text| shorten(text)).filter(|text| !text.is_empty());
+        let text = |value: &Value| value.as_str().map(shorten).filter(|text| !text.is_empty());
         // The token endpoint has a form of its own: {"error": "invalid_grant", "error_description": "…"}.
         if let Some(reason) = text(error) {
             let message = text(&value["error_description"]).unwrap_or_else(|| reason.clone());

@@ -86,6 +86,7 @@ pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<
     for root in &expectation.tpm_roots {
         terms.trust_tpm_roots(root, "the machine's own root")?;
     }
+    terms.trust_tpm_keys(expectation.tpm_keys);
     for file in &demand.tpm_roots {
         terms.trust_tpm_root(file)?;
     }

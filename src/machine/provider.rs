@@ -240,6 +240,8 @@ pub struct Expectation {
     pub image: Option<Manifest>,
     /// Root certificates of its TPM (PEM).
     pub tpm_roots: Vec<Vec<u8>>,
+    /// Keys of its TPM that its provider names (SubjectPublicKeyInfo in DER).
+    pub tpm_keys: Vec<Vec<u8>>,
 }
 
 /// How the machine is, as far as its provider can see from outside.

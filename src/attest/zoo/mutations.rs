@@ -121,6 +121,7 @@ fn signed(tpm: &TpmEvidence) -> Vec<(u8, [u8; 32])> {
 /// | certificates in the evidence, where they were given | the given ones count |
 /// | the endorsement key, where the other key is certified or the TPM was not asked | nobody uses it |
 /// | its certificate, where there are no roots too | nobody can judge it |
+/// | certificates of the TPM's keys, where the provider names the key itself | the key counts |
 /// | words and types in the log, digests of other algorithms, registers that were not signed | see `eventlog` |
 fn free(old: &Evidence, new: &Evidence, verdict: &Verdict, setting: &Setting) -> Result<Vec<&'static str>, &'static str> {
     let mut places = Vec::new();
@@ -150,9 +151,11 @@ fn free(old: &Evidence, new: &Evidence, verdict: &Verdict, setting: &Setting) ->
         look("key", old.ak_public == new.ak_public, false)?;
         look("registers", old.pcrs == new.pcrs, false)?;
         let unused = old.ak_certificate.is_some() || !matches!(setting.answer, Answer::Right(_));
+        let named = !setting.tpm_keys.is_empty();
         look("ek", old.ek_public == new.ek_public, unused)?;
-        look("ek certificate", old.ek_certificate == new.ek_certificate, unused || setting.tpm_roots.is_empty())?;
-        look("ak certificate", old.ak_certificate == new.ak_certificate, false)?;
+        look("ek certificate", old.ek_certificate == new.ek_certificate, unused || named || setting.tpm_roots.is_empty())?;
+        let both = old.ak_certificate.is_some() && new.ak_certificate.is_some();
+        look("ak certificate", old.ak_certificate == new.ak_certificate, named && both)?;
         look("log", old.event_log == new.event_log, signed(old) == signed(new))?;
     }
     Ok(places)

@@ -138,6 +138,7 @@ impl Specimen {
             snp_roots: snp.iter().map(|snp| test_roots(snp.product)).collect(),
             snp_certificates: None,
             tpm_roots: tpm.iter().map(|_| super::tpm::root()).collect(),
+            tpm_keys: Vec::new(),
             wanted: Vec::new(),
             asked: Asked::Nonce(NODE, NONCE),
             answer: Answer::NotAsked,
@@ -308,6 +309,11 @@ impl Specimen {
 
     pub(super) fn no_tpm_roots(self) -> Specimen {
         self.with(|setting| setting.tpm_roots.clear())
+    }
+
+    /// Nobody certified the TPM, and the provider names these keys of it.
+    pub(super) fn provider_names(self, keys: &[Vec<u8>]) -> Specimen {
+        self.no_tpm_roots().with(|setting| setting.tpm_keys = keys.to_vec())
     }
 
     /// The certificates were given from elsewhere, and the host sent none.

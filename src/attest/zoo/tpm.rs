@@ -64,6 +64,11 @@ pub(super) fn ek_name() -> Vec<u8> {
     Public::parse(&ek_public(&OWN.ek, ENDORSES)).unwrap().name()
 }
 
+/// The same key as a provider names it.
+fn ek_info() -> Vec<u8> {
+    Public::parse(&ek_public(&OWN.ek, ENDORSES)).unwrap().spki()
+}
+
 fn info(pair: &EcdsaKeyPair) -> x509_cert::spki::SubjectPublicKeyInfoOwned {
     use x509_cert::der::Decode;
     let point = pair.public_key().as_ref();
@@ -247,6 +252,23 @@ fn edited(change: impl FnOnce(&mut Vec<Event>)) -> Specimen {
 }
 
 /// The right image, described.
+fn wrong_image() -> Specimen {
+    Specimen::tpm("changed").whole()
+}
+
+fn own_ak_info() -> Vec<u8> {
+    der_of(&OWN.ak)
+}
+
+fn another_info() -> Vec<u8> {
+    der_of(&ANOTHER.ak)
+}
+
+fn der_of(pair: &EcdsaKeyPair) -> Vec<u8> {
+    use x509_cert::der::Encode;
+    info(pair).to_der().unwrap()
+}
+
 fn plain() -> Specimen {
     Specimen::tpm("plain").whole()
 }
@@ -320,6 +342,9 @@ fn images() -> Vec<Entry> {
         row("tpm: the image, demanded by a grant", demanded("plain", None), yes(ImageByTpm)),
         row("tpm: image and TPM, demanded by a grant", demanded("plain", Some(&ek)), yes(ImageByTpm)),
         row("tpm: image and TPM demanded, no roots", demanded("plain", Some(&ek)).no_tpm_roots(), yes(ImageByTpm)),
+        row("tpm: its provider names its key", plain().provider_names(&[another_info(), ek_info()]), yes(ImageByTpm)),
+        row("tpm: its provider names another key", plain().provider_names(&[another_info()]), no(Reason::ChainInvalid)),
+        row("tpm: its provider names its key, the wrong image", wrong_image().provider_names(&[ek_info()]), no(Reason::ImageMismatch)),
         row("tpm: image and another TPM demanded", demanded("plain", Some(b"another")), no(Reason::ImageMismatch)),
         row("tpm: another image demanded", Specimen::tpm("plain").want(Wanted::Demand(demands(&OTHER, None))), no(Reason::ImageMismatch)),
         row("tpm: nobody named an image", Specimen::tpm("plain"), gap(Reason::ImageNotNamed)),
@@ -591,6 +616,12 @@ fn ak_certificates() -> Vec<Entry> {
         row("ak: certified, nobody named an image", ak_says(Specimen::tpm("plain"), &MAKER, same), gap(Reason::ImageNotNamed)),
         row("ak: certified by somebody", ak_says(plain(), &FORGER, |blank| blank.issuer = "CN=Somebody".into()), no(Reason::ChainInvalid)),
         row("ak: certified by somebody of the same name", ak_says(plain(), &FORGER, same), no(Reason::ChainInvalid)),
+        row("ak: certified, its provider names it", ak_says(plain(), &MAKER, same).provider_names(&[own_ak_info()]), yes(ImageByTpm)),
+        row(
+            "ak: certified, its provider names another",
+            ak_says(plain(), &MAKER, same).provider_names(&[another_info()]),
+            no(Reason::ChainInvalid),
+        ),
         row("ak: certified, no roots", ak_says(plain(), &MAKER, same).no_tpm_roots(), no(Reason::ChainInvalid)),
         row(
             "ak: certified for another key",

@@ -38,7 +38,9 @@ impl<'a> Console<'a> {
             Err(Failure::Refused(refusal)) if refusal.is_early() => return Ok(String::new()),
             Err(failure) => return Err(failure.into_error(&format!("show the console of {}", self.name), self.spot.project())),
         };
-        self.next = output.next.parse().unwrap_or(self.next);
+        let next = output.next.parse().unwrap_or(self.next);
+        // A machine that was started anew may have a new console: that is read from its beginning.
+        self.next = if next < self.next { 0 } else { next };
         Ok(output.contents)
     }
 
@@ -115,8 +117,11 @@ impl<'a> Console<'a> {
                 return Ok(());
             }
         }
+        if !follow {
+            return Ok(());
+        }
         let mut pause = SOONEST;
-        while follow {
+        loop {
             tokio::time::sleep(pause).await;
             let more = self.read().await?;
             pause = if more.is_empty() { (pause * 2).min(LATEST) } else { SOONEST };
@@ -127,7 +132,6 @@ impl<'a> Console<'a> {
                 }
             }
         }
-        Ok(())
     }
 }
 

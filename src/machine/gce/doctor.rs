@@ -11,7 +11,7 @@ use crate::machine::check::Check;
 use serde_json::Value;
 
 /// All that deploying, looking after and destroying a machine needs, and nothing else (`docs/providers.md` has the same list).
-pub(super) const PERMISSIONS: [&str; 38] = [
+pub(super) const PERMISSIONS: [&str; 39] = [
     "compute.addresses.create",
     "compute.addresses.delete",
     "compute.addresses.get",
@@ -32,6 +32,7 @@ pub(super) const PERMISSIONS: [&str; 38] = [
     "compute.instances.delete",
     "compute.instances.get",
     "compute.instances.getSerialPortOutput",
+    "compute.instances.getShieldedInstanceIdentity",
     "compute.instances.list",
     "compute.instances.reset",
     "compute.instances.setLabels",
@@ -153,4 +154,25 @@ fn room(name: &str, quotas: &Quotas, needs: &[(&str, f64)], project: &str) -> Ch
         format!("used up: {}", full.join(", ")),
         format!("remove a machine, or ask for more: https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_in_the_documentation_is_the_one_that_is_needed() {
+        let role = include_str!("../../../docs/providers.md");
+        let missing: Vec<_> = PERMISSIONS.into_iter().filter(|permission| !role.contains(permission)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(PERMISSIONS.is_sorted());
+    }
+
+    #[test]
+    fn what_is_used_up_is_named() {
+        let quotas: Quotas = serde_json::from_str(r#"{"quotas": [{"metric": "CPUS", "limit": 24, "usage": 23}]}"#).unwrap();
+        let check = room("room", &quotas, &NEEDS, "p");
+        assert_eq!(check.detail, "used up: CPUS");
+        assert!(check.remedy.unwrap().contains("project=p"));
+    }
 }

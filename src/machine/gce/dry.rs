@@ -39,6 +39,7 @@ pub(super) fn requests(decided: &Decided, plan: &Plan, owner: &str) -> Result<Ve
     made(Sort::Instance, new.body());
     let serial = Call::serial(&Sort::Instance.at(&decided.place), &name, 0);
     steps.push(format!("{}, and on from there until the node says that it is ready", in_words(&serial)));
+    steps.push(in_words(&Call::identity(&Sort::Instance.at(&decided.place), &name)));
     Ok(steps)
 }
 

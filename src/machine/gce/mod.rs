@@ -15,19 +15,20 @@ use super::provider::{Deployed, Expectation, Found, Job, LineSink, Plan, Power, 
 use super::qemu::onions;
 use crate::attest::Rung;
 use crate::config::Label;
-use crate::config::fs::{ensure_private_dir, read, write_private};
+use crate::config::fs::{ensure_private_dir, read, shell_quote, write_private};
 use crate::context::Context;
-use crate::encoding::node_id;
+use crate::encoding::{base64, from_base64, node_id};
 use crate::error::{Code, Error, Result};
 use crate::google::Api;
 use crate::google::auth::Scope;
-use crate::google::compute::{Call, Image, Mark, NewInstance, Sort, Spot, State, Thing};
+use crate::google::compute::{Call, Identity, Image, Mark, NewInstance, Sort, Spot, State, Thing};
 use crate::image::Manifest;
 use crate::ledger::Resource;
 use crate::ledger::kinds::MachineReconnected;
 use crate::progress::{Progress, Silent};
 use console::Console;
 use deploy::Deploy;
+use serde_json::{Map, Value};
 use settings::{Decided, metadata_of};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ use std::time::Duration;
 const POWER: Duration = Duration::from_secs(5 * 60);
 /// The description of the image that a machine was deployed with.
 const IMAGE: &str = "image.json";
+/// In the record of an instance: the keys of its vTPM.
+const TPM_KEYS: &str = "tpm_keys";
 /// Letters and digits that make a name one of its kind.
 const SUFFIX: usize = 6;
 
@@ -107,13 +110,17 @@ impl Gce<'_> {
         let spot = Sort::Instance.at(&decided.place);
         Console::new(&api, &spot, &name, seen).wait_for_node(&*step).await?;
         step.done();
+        self.remember_keys(&api, &spot, &plan.label).await?;
         if let Some(manifest) = &manifest {
             ensure_private_dir(&plan.dir)?;
             write_private(&plan.dir.join(IMAGE), &manifest.to_json()?)?;
         }
         let addresses = if plan.addresses.is_empty() { vec![public.to_string()] } else { plan.addresses.clone() };
         let onion = plan.tor.as_ref().and(plan.seed.as_ref()).map(|seed| onions(seed));
-        let image = manifest.map(|manifest| manifest.uki_authenticode);
+        let image = match manifest {
+            Some(manifest) => Some(manifest.uki_authenticode),
+            None => self.digest(&image)?,
+        };
         // Every machine at Google has a vTPM, and that is what can tell its image: the chip measures Google's firmware alone.
         Ok(Deployed { dial: public.to_string(), addresses, onion, image, demand: Rung::ImageByTpm })
     }
@@ -124,7 +131,33 @@ impl Gce<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        Manifest::parse(&path.display().to_string(), &read(&path, Manifest::MAX)?).map(Some)
+        let manifest = Manifest::parse(&path.display().to_string(), &read(&path, Manifest::MAX)?)?;
+        // An image is named after its digest; a file in the cache is no authority.
+        let digits = image.name.rsplit('-').next().unwrap_or_default();
+        if digits.is_empty() || !manifest.uki_authenticode.starts_with(digits) {
+            return Err(Error::new(Code::Refused, format!("{} describes another image than {}", path.display(), image.name))
+                .hint(format!("rm {}", shell_quote(&path))));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The digest of an image's boot program, as the record of its publishing has it.
+    fn digest(&self, image: &Image) -> Result<Option<String>> {
+        let published = self.cx.ledger()?.resources(&format!("image/{}", image.name))?;
+        Ok(published.iter().find_map(|resource| resource.detail.get("digest")?.as_str().map(str::to_owned)))
+    }
+
+    /// Writes into the record by which keys Google knows the machine's vTPM, for the claim to compare.
+    async fn remember_keys(&self, api: &Api, spot: &Spot, label: &Label) -> Result<()> {
+        let (_, resource) = self.instance(label)?;
+        let identity = match api.ask::<Identity>(&Call::identity(spot, &resource.name)).await {
+            Ok(identity) => identity,
+            // Google knows none: then somebody else has to vouch for it.
+            Err(failure) if failure.is_missing() => return Ok(()),
+            Err(failure) => return Err(failure.into_error(&format!("show the keys of the vTPM of {}", resource.name), spot.project())),
+        };
+        let keys: Vec<Value> = identity.keys().iter().map(|key| base64(key).into()).collect();
+        Journal::of_machine(self.cx, label).made(&resource, Map::from_iter([(TPM_KEYS.to_owned(), keys.into())]))
     }
 
     /// Starts it if it does not run, and remembers the address if that changed.
@@ -259,7 +292,10 @@ impl Provider for Gce<'_> {
     fn expectation(&self, site: &Site) -> Result<Expectation> {
         let file: PathBuf = site.dir.join(IMAGE);
         let image = file.exists().then(|| Manifest::parse(&file.display().to_string(), &read(&file, Manifest::MAX)?));
-        Ok(Expectation { image: image.transpose()?, tpm_roots: Vec::new() })
+        let (_, resource) = self.instance(&site.label)?;
+        let keys = resource.detail.get(TPM_KEYS).and_then(Value::as_array).into_iter().flatten();
+        let tpm_keys = keys.filter_map(|key| from_base64(key.as_str()?)).collect();
+        Ok(Expectation { image: image.transpose()?, tpm_keys, ..Expectation::default() })
     }
 
     fn destroy<'a>(&'a self, site: &'a Site) -> Job<'a, ()> {

@@ -1,11 +1,13 @@
 //! What a project really has under the owner's mark.
 
+use super::remove::owner_of;
 use super::{Found, power_of, settings};
 use crate::context::Context;
 use crate::error::Result;
 use crate::google::Api;
 use crate::google::auth::Scope;
 use crate::google::compute::{Aggregated, Call, Page, Sort, Thing, machine_of};
+use crate::ledger::Resource;
 use crate::machine::Kind;
 use std::collections::BTreeSet;
 
@@ -14,48 +16,51 @@ const MAX_PAGES: usize = 200;
 
 /// Everything, in every project where something was made, and in the one that is set here.
 pub(super) async fn survey(cx: &Context, owner: &str) -> Result<Vec<Found>> {
-    let projects = projects(cx)?;
+    let made: Vec<Resource> = cx.ledger()?.resources("machine/")?.into_iter().filter(|made| made.provider == Kind::Gce.as_str()).collect();
+    let projects = projects(cx, &made);
+    // The identity may have been rotated since something was made.
+    let owners: BTreeSet<&str> = made.iter().filter_map(owner_of).chain([owner]).collect();
     let mut found = Vec::new();
     if projects.is_empty() {
         return Ok(found);
     }
     let api = Api::open(cx, &[Scope::Compute])?;
     for project in &projects {
-        found.extend(instances(&api, project, owner).await?);
-        found.extend(addresses(&api, project, owner).await?);
-        found.extend(firewalls(&api, project, owner).await?);
+        for owner in &owners {
+            found.extend(instances(&api, project, owner).await?);
+        }
+        found.extend(addresses(&api, project, &owners).await?);
+        found.extend(firewalls(&api, project, &owners).await?);
     }
     Ok(found)
 }
 
-fn projects(cx: &Context) -> Result<BTreeSet<String>> {
-    let made = cx.ledger()?.resources("machine/")?.into_iter().filter(|resource| resource.provider == Kind::Gce.as_str());
-    let mut projects: BTreeSet<String> =
-        made.map(|resource| resource.place.split_once('/').map_or(resource.place.clone(), |(project, _)| project.to_owned())).collect();
-    projects.extend(settings::project(cx, None).ok());
-    Ok(projects)
+fn projects(cx: &Context, made: &[Resource]) -> BTreeSet<String> {
+    let named = made.iter().map(|made| made.place.split('/').next().unwrap_or_default().to_owned());
+    named.chain(settings::project(cx, None).ok()).collect()
 }
 
 async fn instances(api: &Api, project: &str, owner: &str) -> Result<Vec<Found>> {
     aggregated(api, project, "list the instances", |page| Call::all_instances(project, owner, page)).await.map(|all| {
-        all.into_iter().filter_map(|(zone, thing)| as_found(Sort::Instance, &format!("{project}/{zone}"), owner, &thing)).collect()
+        let owners = BTreeSet::from([owner]);
+        all.into_iter().filter_map(|(zone, thing)| as_found(Sort::Instance, &format!("{project}/{zone}"), &owners, &thing)).collect()
     })
 }
 
-async fn addresses(api: &Api, project: &str, owner: &str) -> Result<Vec<Found>> {
+async fn addresses(api: &Api, project: &str, owners: &BTreeSet<&str>) -> Result<Vec<Found>> {
     aggregated(api, project, "list the addresses", |page| Call::all_addresses(project, page)).await.map(|all| {
-        all.into_iter().filter_map(|(region, thing)| as_found(Sort::Address, &format!("{project}/{region}"), owner, &thing)).collect()
+        all.into_iter().filter_map(|(region, thing)| as_found(Sort::Address, &format!("{project}/{region}"), owners, &thing)).collect()
     })
 }
 
-async fn firewalls(api: &Api, project: &str, owner: &str) -> Result<Vec<Found>> {
+async fn firewalls(api: &Api, project: &str, owners: &BTreeSet<&str>) -> Result<Vec<Found>> {
     let (mut found, mut next) = (Vec::new(), None);
     for _ in 0..MAX_PAGES {
         let page: Page = api
             .ask(&Call::all_firewalls(project, next.as_deref()))
             .await
             .map_err(|failure| failure.into_error("list the firewall rules", project))?;
-        found.extend(page.items.iter().filter_map(|thing| as_found(Sort::Firewall, project, owner, thing)));
+        found.extend(page.items.iter().filter_map(|thing| as_found(Sort::Firewall, project, owners, thing)));
         next = page.next_page_token;
         if next.is_none() {
             break;
@@ -77,9 +82,9 @@ async fn aggregated(api: &Api, project: &str, doing: &str, call: impl Fn(Option<
     Ok(all)
 }
 
-/// Something, if it bears the owner's mark.
-fn as_found(sort: Sort, place: &str, owner: &str, thing: &Thing) -> Option<Found> {
-    let label = machine_of(owner, thing)?;
+/// Something, if it bears the mark of one of these.
+fn as_found(sort: Sort, place: &str, owners: &BTreeSet<&str>, thing: &Thing) -> Option<Found> {
+    let label = owners.iter().find_map(|owner| machine_of(owner, thing))?;
     Some(Found {
         label: Some(label),
         id: format!("{}/{}/{place}/{}", Kind::Gce, sort.as_str(), thing.name),

@@ -180,7 +180,7 @@ impl Provider for Qemu {
             Manifest::parse(&files.image.display().to_string(), &bytes)
         });
         let tpm_roots = files.tpm_root.exists().then(|| read(&files.tpm_root, MAX_ROOT)).transpose()?.into_iter().collect();
-        Ok(Expectation { image: image.transpose()?, tpm_roots })
+        Ok(Expectation { image: image.transpose()?, tpm_roots, tpm_keys: Vec::new() })
     }
 
     fn start<'a>(&'a self, site: &'a Site, progress: &'a dyn Progress) -> Job<'a, bool> {

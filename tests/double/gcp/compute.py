@@ -87,7 +87,7 @@ class Compute(Images, Instances):
             words[COLLECTIONS[collection][1]] = tail
             verb = {"serialPort": "getSerialPortOutput"}.get(verb, verb) or {"GET": "get", "DELETE": "delete", "PATCH": "patch"}.get(method)
         run = getattr(self, f"{collection}_{verb}", None) or getattr(self, f"any_{verb}", None)
-        if run is None or (method == "GET") != (verb in ("get", "list", "getSerialPortOutput", "getFromFamily")):
+        if run is None or (method == "GET") != (verb in ("get", "list", "getSerialPortOutput", "getShieldedInstanceIdentity", "getFromFamily")):
             raise Refusal(404, f"the double has no {method} {rest}", "notFound")
         where = Where(project, scope, collection, tail)
         return f"compute.{collection}.{verb}", lambda request, body: run(where, request, body), words

@@ -29,6 +29,7 @@ class Instances:
         error = self.over_quota("CPUS", cpus, region) or self.over_quota("INSTANCES", 1, region)
 
         def begin(thing):
+            self.make_disk(where, made, image)
             thing.body.update(status="RUNNING", lastStartTimestamp=stamp())
             self.machines.start(thing.body, image["id"])
 
@@ -38,8 +39,6 @@ class Instances:
                 raise Refusal(409, f"The resource '{where.path}/{body['name']}' already exists", "alreadyExists")
             operation = self.make(where, made, request, then=begin, error=error)
             self.take_address(project, region, made, operation["targetLink"])
-            if not error:
-                self.make_disk(where, made, image)
             return operation
 
     def boot_image(self, project, body):
@@ -241,6 +240,13 @@ class Instances:
             "next": str(max(0, start) + len(part)),
             "selfLink": f"{self.base}{where.path}/serialPort",
         }
+
+
+    def instances_getShieldedInstanceIdentity(self, where, *_):
+        with self.lock:
+            thing = self.find(where)
+        keys = {name: {"ekPub": pem} for name, pem in self.machines.tpm_keys(thing.body["id"]).items()}
+        return {"kind": "compute#shieldedInstanceIdentity", **keys}
 
 
 def check_metadata(given):

@@ -171,6 +171,14 @@ class Machines:
         words = ["swtpm_setup", "--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--tpmstate", "tpm", "--config", at("setup.conf")]
         subprocess.run([*words, "--logfile", at("log")], cwd=folder, check=True, capture_output=True)
 
+    def tpm_keys(self, identity):
+        """The public keys of its TPM (PEM), by the names of the interface; none where it has none."""
+        path = os.path.join(self.dir(identity), "tpm-keys.json")
+        if not os.path.exists(path):
+            return {}
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
     def stop(self, identity, forget=False):
         """Ends a machine's process; its files go when it is forgotten."""
         with self.lock:
