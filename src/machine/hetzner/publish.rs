@@ -157,7 +157,7 @@ pub async fn remove_image(cx: &Context, name: &str, progress: &dyn Progress) -> 
     let (api, owner) = (Api::open(cx)?, mark(cx)?);
     let _lock = lock(cx, name)?;
     let journal = Journal::of_image(cx, name);
-    let known = !journal.open()?.is_empty();
+    let known = journal.open()?.iter().any(|resource| resource.provider == Kind::Hetzner.as_str());
     clear(&journal, None, progress).await?;
     match find(&api, &owner, name).await? {
         Some(image) => things::remove_number(&api, What::Image, image.id, &Silent).await,
