@@ -7,7 +7,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::trust::Refusal;
 
 /// What each rule means: those of a policy, by their path, and those that hold whatever the policy says.
-const RULES: [(&str, &str); 23] = [
+const RULES: [(&str, &str); 24] = [
     ("strict", "The policy is strict: what it does not name is refused."),
     ("signatures_required", "The policy takes nothing on trust: evidence must be verified, and images must be listed in it."),
     ("editors", "Only the devices that the policy lists may change it."),
@@ -20,6 +20,7 @@ const RULES: [(&str, &str); 23] = [
     ("invite.longest", "The policy limits how long an invite may hold."),
     ("invite.bytes", "The policy limits how many bytes an invite may allow."),
     ("invite.per_day", "The policy limits how many invites are made a day (UTC)."),
+    ("enable.capabilities", "Only what the policy lists may be switched on again."),
     ("reach", "A rule of the policy says where friends may go; one that refuses wins over one that allows."),
     ("peer-key-changed", "A name stands for one key until the old key signs for a new one, or the peer is forgotten."),
     ("peer-revoked", "A peer that was revoked is believed nothing and given nothing."),

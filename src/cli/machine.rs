@@ -7,6 +7,7 @@ use super::sight::{Checks, Sight, seed_in_words};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
+use crate::machine::logs::From;
 use crate::machine::{self, Accel, Kind, Order, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
@@ -38,6 +39,8 @@ pub(super) enum MachineCommand {
     List(ListArgs),
     Show(ShowArgs),
     Logs(LogsArgs),
+    Enable(super::capability::EnableArgs),
+    Disable(super::capability::DisableArgs),
     Destroy(DestroyArgs),
     Doctor(DoctorArgs),
 }
@@ -209,7 +212,8 @@ pub(super) struct ShowArgs {
 /// --log-destinations. With --json the lines are printed as the node wrote them.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  The last lines:\n    portdistrict machine logs home --lines 50\n  Watch it until Ctrl-C:\n    \
-                             portdistrict machine logs home --follow")]
+                             portdistrict machine logs home --follow\n  Ask the node itself, from any of your devices:\n    \
+                             portdistrict machine logs home --from node")]
 pub(super) struct LogsArgs {
     /// Machine whose log to print
     #[arg(value_name = "LABEL", add = complete::machines())]
@@ -217,6 +221,9 @@ pub(super) struct LogsArgs {
     /// Wait for more lines and print them as they come
     #[arg(long, short)]
     follow: bool,
+    /// Where to read it: what the provider kept, or what the node itself still has of the time since it started, at most 1,000 lines
+    #[arg(long, value_name = "WHERE", value_parser = ["provider", "node"], default_value = "provider")]
+    from: String,
     /// How many of the last lines to print
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_hint = ValueHint::Other)]
     lines: usize,
@@ -287,6 +294,8 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::List(_) => list(call),
         MachineCommand::Show(args) => show(call, &args.label),
         MachineCommand::Logs(args) => logs(call, &args),
+        MachineCommand::Enable(args) => super::capability::enable(call, &args),
+        MachineCommand::Disable(args) => super::capability::disable(call, &args),
         MachineCommand::Destroy(args) => destroy(call, &args),
         MachineCommand::Doctor(args) => {
             let cx = call.context()?;
@@ -484,7 +493,8 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
         let text = if json { line.to_owned() } else { clean(&machine::message_of_log_line(line)) };
         call.out.raw((text + "\n").as_bytes())
     };
-    call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
+    let from = if args.from == "node" { From::Node } else { From::Provider };
+    call.block_on_while_read(machine::logs::logs(&cx, &args.label, from, args.lines, args.follow, &mut sink))
 }
 
 fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {

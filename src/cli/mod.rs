@@ -5,6 +5,7 @@
 
 mod attest;
 mod blob;
+mod capability;
 mod carry;
 mod complete;
 mod demo;

@@ -21,6 +21,7 @@ mod policy;
 mod readme;
 mod record;
 mod story;
+mod switches;
 mod tor;
 mod tornet;
 mod tpm;
