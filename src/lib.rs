@@ -11,6 +11,7 @@ pub mod error;
 pub mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 pub mod image;
 pub mod keyring;
 pub mod ledger;

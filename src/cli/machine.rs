@@ -8,7 +8,7 @@ use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
 use crate::machine::logs::From;
-use crate::machine::{self, Accel, Kind, Order, TorOrder, VmPlan};
+use crate::machine::{self, Accel, CloudPlan, Kind, Order, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
 use crate::owner::metadata::OnFailure;
@@ -103,19 +103,45 @@ pub(super) struct DeployArgs {
     /// Keep it running with a systemd unit of this user
     #[arg(long)]
     systemd: bool,
+    /// Server to deploy to with --on ssh, as ssh takes it: root@server, or a name of its configuration
+    #[arg(long, value_name = "HOST", value_parser = ssh_host, value_hint = ValueHint::Hostname)]
+    host: Option<String>,
     #[command(flatten)]
     vm: VmArgs,
+    #[command(flatten)]
+    cloud: CloudArgs,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// How a cloud makes a machine.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Options of clouds (--on gce, --on hetzner)")]
+struct CloudArgs {
+    /// Project that pays, where the cloud has them
+    #[arg(long, value_name = "PROJECT", value_hint = ValueHint::Other)]
+    project: Option<String>,
+    /// Where in the world: a zone of Google's, a location of Hetzner's
+    #[arg(long, value_name = "ZONE", value_hint = ValueHint::Other)]
+    zone: Option<String>,
+    /// How large, in the cloud's words, as in n2d-standard-2 or cx23
+    #[arg(long, value_name = "TYPE", value_hint = ValueHint::Other)]
+    size: Option<String>,
+    /// Encrypt its memory (SEV-SNP), and let its processor prove that
+    #[arg(long)]
+    confidential: bool,
+    /// Keep its address when it is stopped
+    #[arg(long)]
+    static_address: bool,
 }
 
 /// How a virtual machine is made, with `--on qemu`.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Options of virtual machines (--on qemu)")]
 struct VmArgs {
-    /// Image to boot: the folder that `machine build` made
-    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::AnyPath)]
+    /// Image to boot: the folder that `machine build` made; at a cloud, the name of a published one, the newest unless given
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
     image: Option<PathBuf>,
     /// Memory in MiB
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576), requires = "image", value_hint = ValueHint::Other)]
@@ -138,13 +164,17 @@ struct VmArgs {
 }
 
 impl VmArgs {
+    fn on_failure(&self) -> OnFailure {
+        if self.on_failure.as_deref() == Some("reboot") { OnFailure::Reboot } else { OnFailure::PowerOff }
+    }
+
     fn plan(self, on: Kind) -> Result<Option<VmPlan>> {
+        let on_failure = self.on_failure();
         let image = match (on, self.image) {
-            (Kind::Local, None) => return Ok(None),
-            (Kind::Local, Some(_)) => {
-                return Err(
-                    Error::new(Code::Usage, "--image is for virtual machines, and `--on local` is none").hint("--on qemu --image FOLDER")
-                );
+            (Kind::Gce | Kind::Hetzner, _) | (Kind::Local | Kind::Ssh, None) => return Ok(None),
+            (Kind::Local | Kind::Ssh, Some(_)) => {
+                return Err(Error::new(Code::Usage, format!("--image is for virtual machines, and `--on {on}` is none"))
+                    .hint("--on qemu --image FOLDER"));
             }
             (Kind::Qemu, Some(image)) => image,
             (Kind::Qemu, None) => {
@@ -159,9 +189,44 @@ impl VmArgs {
             accel: Accel::ALL.into_iter().find(|accel| Some(accel.as_str()) == self.accel.as_deref()).unwrap_or_default(),
             tpm: self.tpm,
             firmware: self.firmware,
-            on_failure: if self.on_failure.as_deref() == Some("reboot") { OnFailure::Reboot } else { OnFailure::PowerOff },
+            on_failure,
         }))
     }
+}
+
+impl CloudArgs {
+    fn plan(self, on: Kind, vm: &VmArgs) -> Result<Option<CloudPlan>> {
+        if matches!(on, Kind::Gce | Kind::Hetzner) {
+            let image = vm.image.as_ref().map(|name| name.display().to_string());
+            let on_failure = vm.on_failure();
+            let CloudArgs { project, zone, size, confidential, static_address } = self;
+            return Ok(Some(CloudPlan { image, project, zone, size, confidential, static_address, on_failure }));
+        }
+        let given = [
+            ("--project", self.project.is_some()),
+            ("--zone", self.zone.is_some()),
+            ("--size", self.size.is_some()),
+            ("--confidential", self.confidential),
+            ("--static-address", self.static_address),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Error::new(Code::Usage, format!("{name} is for clouds, and `--on {on}` is none")).hint("--on gce")),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A destination for ssh that it cannot take for an option or for words of a shell.
+fn ssh_host(text: &str) -> Result<String> {
+    let good = !text.is_empty()
+        && !text.starts_with('-')
+        && text.len() <= 255
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "@._-:[]%".contains(c));
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err(Error::new(Code::Usage, format!("{text:?} is no server for ssh"))
+        .hint("write it as root@server.example.org, or as a name of ~/.ssh/config"))
 }
 
 /// Take possession of a machine and pin its key
@@ -311,7 +376,10 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         true => Some(TorOrder { settings: call.tor_settings(&cx)?, self_test: !args.no_self_test }),
         false => None,
     };
-    let on = args.on.parse()?;
+    let on: Kind = args.on.parse()?;
+    if args.host.is_some() != (on == Kind::Ssh) {
+        return Err(Error::new(Code::Usage, "--host and --on ssh go together").hint("--on ssh --host root@server.example.org"));
+    }
     let order = Order {
         on,
         label: args.label,
@@ -325,13 +393,18 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
         source: args.seed.as_deref().map(str::parse).transpose()?,
         seed_file: args.seed_file,
         tor,
+        cloud: args.cloud.plan(on, &args.vm)?,
         vm: args.vm.plan(on)?,
+        host: args.host,
     };
     if args.dry_run {
-        return call.out.show(&Steps { would: machine::describe(&cx, &order)? });
+        return call.out.show(&Steps { would: call.block_on(machine::describe(&cx, &order))? });
     }
     let progress = call.out.progress();
-    let machine = call.block_on(machine::deploy(&cx, &order, &*progress))?;
+    let machine = match call.block_on(machine::deploy(&cx, &order, &*progress)) {
+        Err(error) if matches!(error.code(), Code::Interrupted | Code::TimedOut) => return Err(give_up(call, &cx, &order.label, error)),
+        done => done?,
+    };
     let addresses = machine.detail.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses: Vec<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
     if !args.tor && args_are_private(&addresses) {
@@ -343,6 +416,17 @@ fn deploy(call: &Call, args: DeployArgs) -> Result<()> {
     call.out.say(format!("Next: portdistrict machine claim {}", machine.label));
     let onion = machine.detail.get(ONION).and_then(Value::as_str).map(str::to_owned);
     call.out.show(&Made { label: machine.label, provider: machine.provider, addresses, onion })
+}
+
+/// Removes what an interrupted deploy made elsewhere; interrupted again, it says what is left.
+fn give_up(call: &Call, cx: &crate::context::Context, label: &Label, error: Error) -> Error {
+    let progress = call.out.progress();
+    match call.block_on(machine::undo(cx, label, &*progress)) {
+        Ok(left) if left.is_empty() => error,
+        Ok(left) => left.iter().fold(error, |error, left| error.because(left.to_string())),
+        Err(_) => Error::new(error.code(), "Interrupted; what was made at the provider may still be there."),
+    }
+    .hint(format!("see what is left: portdistrict machine destroy {label} --dry-run"))
 }
 
 /// Whether every address is one that only this network knows.
@@ -450,12 +534,16 @@ fn reconnect(call: &Call, args: ReconnectArgs) -> Result<()> {
 #[derive(Serialize)]
 struct Machines {
     machines: Vec<Sight>,
+    /// Where what providers have differs from what is recorded.
+    drift: Vec<machine::Drift>,
 }
 
 impl View for Machines {
     fn text(&self, look: &Look) -> String {
+        let drift: String =
+            self.drift.iter().map(|drift| format!("{} {}\n  hint: {}\n", look.bold(&drift.id), drift.what, drift.hint)).collect();
         if self.machines.is_empty() {
-            return String::new();
+            return drift;
         }
         let row = |m: &Sight| {
             vec![
@@ -466,17 +554,17 @@ impl View for Machines {
                 m.node.as_deref().map(short).unwrap_or_default(),
             ]
         };
-        table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>())
+        table(look, &["LABEL", "STATE", "ADDRESS", "USE", "NODE"], &self.machines.iter().map(row).collect::<Vec<_>>()) + &drift
     }
 }
 
 fn list(call: &Call) -> Result<()> {
     let cx = call.context()?;
-    let seen = call.block_on(machine::look_at_all(&cx))?;
-    if seen.is_empty() {
+    let (seen, drift) = call.block_on(async { tokio::try_join!(machine::look_at_all(&cx), machine::drift(&cx)) })?;
+    if seen.is_empty() && drift.is_empty() {
         call.out.say("There is no machine yet. Make one: portdistrict machine deploy --on local --label home");
     }
-    call.out.show(&Machines { machines: seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<_>>()? })
+    call.out.show(&Machines { machines: seen.into_iter().map(|seen| Sight::of(&cx, seen)).collect::<Result<_>>()?, drift })
 }
 
 fn show(call: &Call, label: &Label) -> Result<()> {
@@ -504,7 +592,8 @@ fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {
         return call.out.show(&Steps { would });
     }
     call.out.confirm(&format!("Destroy `{}` for ever, with its key and its invites?", args.label))?;
-    call.block_on(machine::destroy(&cx, &args.label))?;
+    let progress = call.out.progress();
+    call.block_on(machine::destroy(&cx, &args.label, &*progress))?;
     call.out.show(&Destroyed { destroyed: args.label.clone() })
 }
 

@@ -14,5 +14,8 @@ pub mod time;
 pub use destination::{Destination, Pattern, Ports, check_glob, glob};
 pub use label::Label;
 pub use paths::Paths;
-pub use settings::{ConnectSettings, DEFAULT as DEFAULT_SETTINGS, InviteSettings, KeySource, KeyringSettings, Settings};
+pub use settings::{
+    ConnectSettings, DEFAULT as DEFAULT_SETTINGS, GceSettings, HetznerSettings, HttpSettings, InviteSettings, KeySource, KeyringSettings,
+    Settings,
+};
 pub use size::{bytes, parse_bytes, parse_rate, rate};

@@ -28,6 +28,50 @@ pub struct Settings {
     pub connect: ConnectSettings,
     /// The way into the Tor network.
     pub tor: TorSettings,
+    /// How providers are spoken to.
+    pub http: HttpSettings,
+    /// Google Compute Engine.
+    pub gce: GceSettings,
+    /// Hetzner Cloud.
+    pub hetzner: HetznerSettings,
+}
+
+/// The section `[http]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSettings {
+    /// How long one request may take.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// How often one is tried that may be repeated.
+    pub attempts: u32,
+    /// The longest pause after the first attempt; it doubles with each.
+    #[serde(deserialize_with = "duration")]
+    pub pause: Duration,
+}
+
+/// The section `[gce]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GceSettings {
+    /// The project that pays.
+    pub project: Option<String>,
+    /// Where machines stand.
+    pub zone: Option<String>,
+    /// Where images are uploaded to.
+    pub bucket: Option<String>,
+    /// A file with credentials.
+    pub credentials: Option<PathBuf>,
+}
+
+/// The section `[hetzner]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HetznerSettings {
+    /// Where machines stand.
+    pub zone: Option<String>,
+    /// A file with the token.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The section `[tor]`.
@@ -95,7 +139,16 @@ impl Default for Settings {
             invite: InviteSettings::default(),
             connect: ConnectSettings::default(),
             tor: TorSettings::default(),
+            http: HttpSettings::default(),
+            gce: GceSettings::default(),
+            hetzner: HetznerSettings::default(),
         }
+    }
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        HttpSettings { timeout: Duration::from_secs(60), attempts: 6, pause: Duration::from_secs(1) }
     }
 }
 
@@ -185,7 +238,10 @@ mod tests {
         let all = parse(&uncommented).unwrap();
         assert_eq!(all.keyring.key_file.as_deref(), Some(Path::new("/media/stick/keyring.key")));
         assert_eq!((all.tor.config_file.is_some(), all.tor.bridges.len()), (true, 1));
-        assert_eq!(Settings { keyring: KeyringSettings::default(), tor: TorSettings::default(), ..all }, Settings::default());
+        assert!(all.gce.project.is_some() && all.gce.zone.is_some() && all.gce.bucket.is_some() && all.gce.credentials.is_some());
+        assert!(all.hetzner.zone.is_some() && all.hetzner.token_file.is_some());
+        let Settings { timeout, invite, connect, http, .. } = all;
+        assert_eq!(Settings { timeout, invite, connect, http, ..Settings::default() }, Settings::default());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 const POLICY: &str = "policy/owner";
 
 /// For a kind, or the noun of kinds: the noun of the key, and the member of the body that names one. The first that fits counts.
-const NAMED_BY: [(&str, &str, &str); 14] = [
+const NAMED_BY: [(&str, &str, &str); 15] = [
     (kinds::IdentityRotated::KIND, "identity", "old"),
     (kinds::DeviceInvited::KIND, "code", "id"),
     (kinds::RulesDelivered::KIND, "rules", "node_key"),
@@ -25,6 +25,7 @@ const NAMED_BY: [(&str, &str, &str); 14] = [
     ("node", "node", "address"),
     ("group", "group", "name"),
     ("peer", "peer", "id"),
+    ("resource", "resource", "id"),
 ];
 
 /// The key of a span, as in `machine/home`; none if it is about nothing that can be named. A kind that this version does not know

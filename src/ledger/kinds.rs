@@ -519,6 +519,41 @@ kinds! {
         #[serde(default)]
         reason: String,
     }
+
+    /// Something is about to be made at a provider. Written before the call that makes it, so that what a lost answer or a killed
+    /// process left there can be found and removed.
+    ResourceIntended = "resource.intended" {
+        /// What names it everywhere: `provider/what/place/name`.
+        id: String,
+        /// What it is made for: `machine/LABEL` or `image/NAME`.
+        act: String,
+        /// At whose place, as in `gce`.
+        provider: String,
+        /// What it is there, as in `instance`.
+        what: String,
+        /// Where it is there, as in `my-project/us-central1-a`; may be empty.
+        place: String,
+        /// Its name there.
+        name: String,
+        /// What removing it needs beyond that.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        detail: Map<String, Value>,
+    }
+
+    /// It is there.
+    ResourceMade = "resource.made" {
+        /// Which.
+        id: String,
+        /// What the provider said of it: a number, an address.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        detail: Map<String, Value>,
+    }
+
+    /// It is gone, or never came to be.
+    ResourceRemoved = "resource.removed" {
+        /// Which.
+        id: String,
+    }
 }
 
 /// A device and the identity's signature over its key.

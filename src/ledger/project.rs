@@ -8,7 +8,7 @@
 use super::devices;
 use super::kinds::{self, Body};
 use super::span::{B64, Span};
-use super::{dag, keys, parallel, peers};
+use super::{dag, keys, parallel, peers, resources};
 use crate::config::Label;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 10;
+const VERSION: i64 = 11;
 
 /// A table that spans fill.
 pub(super) struct Table {
@@ -33,7 +33,7 @@ const fn about(name: &'static str, noun: &'static str, column: &'static str, dum
 }
 
 /// The tables, in the order they are made.
-pub(super) const TABLES: [Table; 26] = [
+pub(super) const TABLES: [Table; 27] = [
     Table { name: "chains", key: None, dump: "SELECT author FROM chains ORDER BY 1" },
     Table { name: "heads", key: None, dump: "SELECT * FROM heads ORDER BY 1" },
     Table {
@@ -62,6 +62,7 @@ pub(super) const TABLES: [Table; 26] = [
     about("described", "chain", "key", "SELECT * FROM described ORDER BY 1"),
     about("devices", "device", "key", "SELECT * FROM devices ORDER BY 1"),
     about("device_codes", "code", "id", "SELECT * FROM device_codes ORDER BY 1"),
+    about("resources", "resource", "id", "SELECT * FROM resources ORDER BY 1"),
     // Made of events that are put in order there, and one span may be an event of two peers: nothing to clear.
     Table { name: "peers", key: None, dump: "SELECT * FROM peers ORDER BY 1" },
     Table { name: "peer_events", key: None, dump: "SELECT * FROM peer_events ORDER BY 1, 2" },
@@ -167,7 +168,7 @@ pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 fn make(conn: &Connection) -> rusqlite::Result<()> {
-    for schema in [SCHEMA, peers::SCHEMA, devices::SCHEMA] {
+    for schema in [SCHEMA, peers::SCHEMA, devices::SCHEMA, resources::SCHEMA] {
         conn.execute_batch(schema)?;
     }
     conn.execute("INSERT INTO projection (version, cursor) VALUES (?1, 0)", [VERSION]).map(drop)
@@ -368,6 +369,7 @@ fn change(conn: &Connection, id: &str, span: &Span) -> rusqlite::Result<()> {
         kinds::LeaseStated::KIND => at.with(&span.body, At::stated),
         kind if kind.starts_with("peer.") => peers::apply(conn, id, span),
         kind if kind.starts_with("device.") || kind.starts_with("identity.") => devices::apply(conn, span),
+        kind if kind.starts_with("resource.") => resources::apply(conn, span),
         _ => Ok(()),
     }
 }

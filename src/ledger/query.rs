@@ -379,7 +379,7 @@ pub(super) fn parsed_some<T: FromStr<Err: std::error::Error + Send + Sync + 'sta
     text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
 }
 
-fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error))
 }
 

@@ -79,7 +79,7 @@ fn manifest(file: &Path) -> Result<Manifest> {
 /// The terms on which a machine is handed anything: what was said at deploy, what it proved before, and what is demanded now.
 pub(super) fn terms(cx: &Context, machine: &Machine, demand: &Demand) -> Result<Terms> {
     let mut terms = Terms::load(demand.policy.as_deref())?;
-    let expectation = match known_place(cx.paths(), machine) {
+    let expectation = match known_place(cx, machine) {
         Ok((provider, site)) => provider.expectation(&site)?,
         Err(_) => Expectation::default(),
     };
@@ -220,7 +220,7 @@ pub async fn attest(cx: &Context, label: &Label, demand: &Demand, progress: &dyn
     step.done();
     let (verdict, discovered) = judge(&mut terms, demand.discover, shown.as_deref(), Asked::Nonce(node, nonce), &answer);
     proof::record(cx, label, node, &verdict, discovered)?;
-    let expectation = known_place(cx.paths(), &machine).and_then(|(provider, site)| provider.expectation(&site)).unwrap_or_default();
+    let expectation = known_place(cx, &machine).and_then(|(provider, site)| provider.expectation(&site)).unwrap_or_default();
     let context = SavedContext {
         portdistrict_evidence: 1,
         node: Some(crate::encoding::base64(&node)),

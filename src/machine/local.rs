@@ -81,33 +81,38 @@ struct TorSection<'a> {
     self_test: bool,
 }
 
+/// What [`Local::deploy`] would do.
+fn steps(plan: &Plan) -> Result<Vec<String>> {
+    let listen = choose_address(plan.listen, plan.port)?;
+    let port = if plan.port == 0 { "a free port".to_owned() } else { format!("port {}", plan.port) };
+    let mut steps = vec![
+        format!("make the folder {}", plan.dir.display()),
+        format!("write a node configuration that listens on {}, {port}", listen.ip()),
+        format!("give friends the address {}", addresses(plan, listen).iter().map(|a| host(a)).collect::<Vec<_>>().join(", ")),
+        match plan.owner {
+            Some(_) => "let nobody but you claim it".to_owned(),
+            None => "let the first one who knows its bootstrap key claim it".to_owned(),
+        },
+    ];
+    if !plan.allow.is_empty() {
+        steps.push(format!("allow guests to reach {}", plan.allow.join(", ")));
+    }
+    if plan.tor.is_some() {
+        steps.push("publish an onion service, and wait until a connection through the Tor network has reached it".to_owned());
+    }
+    steps.push(match plan.service {
+        true => format!("install and start the systemd user unit {}", service::unit_name(&plan.label)),
+        false => "start the node as a detached process of this user".to_owned(),
+    });
+    Ok(steps)
+}
+
 /// The provider.
 pub(super) struct Local;
 
 impl Provider for Local {
-    fn describe(&self, plan: &Plan) -> Result<Vec<String>> {
-        let listen = choose_address(plan.listen, plan.port)?;
-        let port = if plan.port == 0 { "a free port".to_owned() } else { format!("port {}", plan.port) };
-        let mut steps = vec![
-            format!("make the folder {}", plan.dir.display()),
-            format!("write a node configuration that listens on {}, {port}", listen.ip()),
-            format!("give friends the address {}", addresses(plan, listen).iter().map(|a| host(a)).collect::<Vec<_>>().join(", ")),
-            match plan.owner {
-                Some(_) => "let nobody but you claim it".to_owned(),
-                None => "let the first one who knows its bootstrap key claim it".to_owned(),
-            },
-        ];
-        if !plan.allow.is_empty() {
-            steps.push(format!("allow guests to reach {}", plan.allow.join(", ")));
-        }
-        if plan.tor.is_some() {
-            steps.push("publish an onion service, and wait until a connection through the Tor network has reached it".to_owned());
-        }
-        steps.push(match plan.service {
-            true => format!("install and start the systemd user unit {}", service::unit_name(&plan.label)),
-            false => "start the node as a detached process of this user".to_owned(),
-        });
-        Ok(steps)
+    fn describe<'a>(&'a self, plan: &'a Plan) -> Job<'a, Vec<String>> {
+        Box::pin(async move { steps(plan) })
     }
 
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed> {
@@ -528,6 +533,8 @@ mod tests {
             seed: None,
             tor: None,
             vm: None,
+            cloud: None,
+            host: None,
         }
     }
 

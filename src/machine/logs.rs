@@ -29,7 +29,7 @@ pub enum From {
 pub async fn logs(cx: &Context, label: &Label, from: From, lines: usize, follow: bool, sink: LineSink<'_>) -> Result<()> {
     let machine = cx.ledger()?.machine(label)?;
     if from == From::Provider {
-        let (provider, site) = known_place(cx.paths(), &machine)?;
+        let (provider, site) = known_place(cx, &machine)?;
         if provider.keeps_logs() {
             return provider.logs(&site, lines, follow, sink).await;
         }

@@ -8,7 +8,11 @@ pub mod build;
 pub mod capability;
 pub mod check;
 pub mod claim;
+mod drift;
 mod folder;
+mod gce;
+mod hetzner;
+mod journal;
 mod local;
 pub mod logs;
 mod packages;
@@ -19,16 +23,19 @@ pub mod provider;
 mod qemu;
 mod seeds;
 mod service;
+mod ssh;
 mod tail;
 mod tools;
 pub mod watch;
 
 pub use claim::Claimed;
+pub use drift::{Drift, drift};
+pub use journal::{Journal, Left};
 pub use permit::tell as tell_policy;
-pub use provider::{Accel, Kind, Plan, Power, TorPlan, VmPlan};
+pub use provider::{Accel, CloudPlan, Found, Kind, Plan, Power, TorPlan, VmPlan};
 
 use crate::attest::{Outcome, Rung, Verdict};
-use crate::config::{Label, Paths, fs};
+use crate::config::{Label, fs};
 use crate::context::Context;
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
@@ -87,8 +94,12 @@ pub struct Order {
     pub seed_file: Option<PathBuf>,
     /// Whether it is an onion service, too.
     pub tor: Option<TorOrder>,
-    /// The virtual machine, where it is one.
+    /// The virtual machine, where it is one of this computer.
     pub vm: Option<VmPlan>,
+    /// The virtual machine, where it is one of a cloud.
+    pub cloud: Option<CloudPlan>,
+    /// The server, where it is reached by SSH.
+    pub host: Option<String>,
 }
 
 /// What a person decides about a machine's onion service.
@@ -123,6 +134,8 @@ pub fn plan(cx: &Context, order: &Order) -> Result<Plan> {
         seed: order.seed_file.as_deref().map(read_seed).transpose()?.flatten(),
         tor: order.tor.as_ref().map(tor_plan).transpose()?,
         vm: order.vm.clone(),
+        cloud: order.cloud.clone(),
+        host: order.host.clone(),
     })
 }
 
@@ -138,10 +151,10 @@ fn tor_plan(order: &TorOrder) -> Result<TorPlan> {
 }
 
 /// What [`deploy`] would do, one sentence each.
-pub fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
+pub async fn describe(cx: &Context, order: &Order) -> Result<Vec<String>> {
     let plan = plan(cx, order)?;
     permit::deploy(cx, order, Asked::DryRun)?;
-    order.on.provider().describe(&plan)
+    order.on.provider(cx).describe(&plan).await
 }
 
 /// Makes a machine and records it. Nothing is left behind if it fails or is dropped half way.
@@ -162,8 +175,11 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
     if plan.source.is_of_hardware() {
         detail.insert(SEED_SOURCE.to_owned(), plan.source.as_str().into());
     }
-    let provider = order.on.provider();
-    let made = provider.deploy(&plan, progress).await?;
+    let provider = order.on.provider(cx);
+    let made = match provider.deploy(&plan, progress).await {
+        Ok(made) => made,
+        Err(error) => return Err(after_undoing(cx, &plan.label, error, progress).await),
+    };
     detail.insert(DIAL.to_owned(), made.dial.into());
     detail.insert("addresses".to_owned(), made.addresses.clone().into());
     if let Some(image) = made.image {
@@ -193,6 +209,23 @@ pub async fn deploy(cx: &Context, order: &Order, progress: &dyn Progress) -> Res
     cx.ledger()?.machine(&plan.label)
 }
 
+/// Removes what a failed or interrupted deploy made elsewhere. What could not be removed stays recorded, and is named.
+pub async fn undo(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<Vec<Left>> {
+    journal::undo(&Journal::of_machine(cx, label), progress).await
+}
+
+async fn after_undoing(cx: &Context, label: &Label, error: Error, progress: &dyn Progress) -> Error {
+    match undo(cx, label, progress).await {
+        Ok(left) if left.is_empty() => error,
+        Ok(left) => left.iter().fold(error, |error, left| error.because(left.to_string())).hint(retry_destroy(label)),
+        Err(also) => error.because(format!("what it made may still be there: {also}")).hint(retry_destroy(label)),
+    }
+}
+
+fn retry_destroy(label: &Label) -> String {
+    format!("remove what is left: portdistrict machine destroy {label} --yes")
+}
+
 /// What [`claim()`] did.
 pub struct ClaimOutcome {
     /// The machine as it is recorded now.
@@ -208,7 +241,7 @@ pub async fn claim(cx: &Context, label: &Label, demand: &attest::Demand, progres
         Error::new(Code::Precondition, format!("the bootstrap key of machine `{label}` is not known here"))
             .hint(format!("portdistrict machine reconnect {label}"))
     })?;
-    if let Some((provider, site)) = place(cx.paths(), &machine) {
+    if let Some((provider, site)) = place(cx, &machine) {
         provider.start(&site, progress).await?;
     }
     let seed = open_seed(cx, &machine)?;
@@ -359,7 +392,7 @@ pub struct Reconnected {
 pub async fn reconnect(cx: &Context, label: &Label, demand: &attest::Demand, progress: &dyn Progress) -> Result<Reconnected> {
     let machine = cx.ledger()?.machine(label)?;
     let mut started = false;
-    if let Some((provider, site)) = place(cx.paths(), &machine) {
+    if let Some((provider, site)) = place(cx, &machine) {
         started = provider.start(&site, progress).await?;
     }
     if machine.node_key.is_none() {
@@ -428,7 +461,7 @@ pub async fn look(cx: &Context, machine: Machine) -> Seen {
 
 /// How its provider sees it, and its process if it is one on this computer.
 async fn from_outside(cx: &Context, machine: &Machine) -> (Power, Option<i32>) {
-    match place(cx.paths(), machine) {
+    match place(cx, machine) {
         Some((provider, site)) => (provider.power(&site).await.unwrap_or(Power::Off), provider.pid(&site)),
         None => (Power::On, None),
     }
@@ -480,30 +513,41 @@ pub fn leftovers(cx: &Context) -> Result<Vec<Label>> {
 
 /// What [`destroy`] would do, one sentence each.
 pub fn describe_destroy(cx: &Context, label: &Label) -> Result<Vec<String>> {
-    let dir = cx.paths().machine_dir(label);
-    if cx.ledger()?.machine(label).is_err() && !dir.exists() {
+    let (dir, elsewhere) = (cx.paths().machine_dir(label), Journal::of_machine(cx, label).open()?);
+    if !dir.exists() && elsewhere.is_empty() {
         cx.ledger()?.machine(label)?;
     }
-    Ok(vec![
-        "end the node, and with it every guest's streams".to_owned(),
-        format!("remove {} with the node's key: its invites are dead for ever", dir.display()),
-    ])
+    let mut steps = vec!["end the node, and with it every guest's streams".to_owned()];
+    steps.extend(elsewhere.iter().rev().map(|resource| format!("remove {}", journal::in_words(resource))));
+    if dir.exists() {
+        steps.push(format!("remove {} with the node's key: its invites are dead for ever", dir.display()));
+    }
+    Ok(steps)
 }
 
 /// Ends a machine and removes everything that deploy made, also what a killed deploy left without a record.
-pub async fn destroy(cx: &Context, label: &Label) -> Result<()> {
-    match cx.ledger()?.machine(label) {
+pub async fn destroy(cx: &Context, label: &Label, progress: &dyn Progress) -> Result<()> {
+    let recorded = cx.ledger()?.machine(label);
+    let left = undo(cx, label, progress).await?;
+    if !left.is_empty() {
+        let error = Error::new(Code::Failed, format!("machine `{label}` could not be removed altogether"));
+        return Err(left.iter().fold(error, |error, left| error.because(left.to_string())).hint(retry_destroy(label)));
+    }
+    match recorded {
         Ok(machine) => {
-            let (provider, site) = known_place(cx.paths(), &machine)?;
+            let (provider, site) = known_place(cx, &machine)?;
             provider.destroy(&site).await?;
             cx.record(&MachineDestroyed { label: label.clone() }).map(|_| ())
         }
         Err(error) => {
             let dir = cx.paths().machine_dir(label);
-            if error.code() != Code::NotFound || !dir.exists() {
+            if error.code() != Code::NotFound {
                 return Err(error);
             }
-            kind_of(&dir).provider().destroy(&Site { label: label.clone(), dir }).await
+            if !dir.exists() {
+                return Ok(());
+            }
+            kind_of(&dir).provider(cx).destroy(&Site { label: label.clone(), dir }).await
         }
     }
 }
@@ -516,14 +560,14 @@ fn kind_of(dir: &Path) -> Kind {
 /// What a provider needs, and how one machine is.
 pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec<Check>> {
     let Some(label) = label else {
-        let mut checks = on.provider().doctor(None).await?;
+        let mut checks = on.provider(cx).doctor(None).await?;
         if on.keeps_no_seed() {
             checks.extend(packages::checks(cx.paths()));
         }
         return Ok(checks);
     };
     let machine = cx.ledger()?.machine(label)?;
-    let (provider, site) = known_place(cx.paths(), &machine)?;
+    let (provider, site) = known_place(cx, &machine)?;
     let mut checks = provider.doctor(Some(&site)).await?;
     match look(cx, machine).await.live {
         Ok(status) => {
@@ -565,13 +609,13 @@ fn check_onion(onion: &OnionStatus) -> Check {
 }
 
 /// The provider of a machine and what it must know; none for machines that another version recorded.
-fn place(paths: &Paths, machine: &Machine) -> Option<(Box<dyn Provider>, Site)> {
+fn place<'c>(cx: &'c Context, machine: &Machine) -> Option<(Box<dyn Provider + 'c>, Site)> {
     let kind: Kind = machine.provider.parse().ok()?;
-    Some((kind.provider(), Site { label: machine.label.clone(), dir: paths.machine_dir(&machine.label) }))
+    Some((kind.provider(cx), Site { label: machine.label.clone(), dir: cx.paths().machine_dir(&machine.label) }))
 }
 
-fn known_place(paths: &Paths, machine: &Machine) -> Result<(Box<dyn Provider>, Site)> {
-    place(paths, machine).ok_or_else(|| {
+fn known_place<'c>(cx: &'c Context, machine: &Machine) -> Result<(Box<dyn Provider + 'c>, Site)> {
+    place(cx, machine).ok_or_else(|| {
         Error::new(Code::Failed, format!("machine `{}` is on `{}`, which this version does not know", machine.label, machine.provider))
             .hint("upgrade portdistrict")
     })

@@ -1,11 +1,13 @@
-//! What a provider of machines must be able to do. Local processes are the first; emulated machines, SSH and clouds follow.
+//! What a provider of machines must be able to do.
 
 use super::check::Check;
 use crate::attest::Rung;
 use crate::config::Label;
+use crate::context::Context;
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
+use crate::ledger::Resource;
 use crate::owner::metadata::OnFailure;
 use crate::progress::Progress;
 use crate::session::seed::Source;
@@ -27,33 +29,45 @@ pub enum Kind {
     Local,
     /// A virtual machine on this computer.
     Qemu,
+    /// A service of a server that is reached by SSH.
+    Ssh,
+    /// A virtual machine at Google Compute Engine.
+    Gce,
+    /// A server at Hetzner Cloud.
+    Hetzner,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 2] = [Kind::Local, Kind::Qemu];
+    pub const ALL: [Kind; 5] = [Kind::Local, Kind::Qemu, Kind::Ssh, Kind::Gce, Kind::Hetzner];
 
     /// The name on the command line, in the ledger and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Local => "local",
             Kind::Qemu => "qemu",
+            Kind::Ssh => "ssh",
+            Kind::Gce => "gce",
+            Kind::Hetzner => "hetzner",
         }
     }
 
     /// Whether its machines boot an image: they keep nothing, and their seed comes from their owner or their hardware.
     pub fn keeps_no_seed(self) -> bool {
         match self {
-            Kind::Local => false,
-            Kind::Qemu => true,
+            Kind::Local | Kind::Ssh => false,
+            Kind::Qemu | Kind::Gce | Kind::Hetzner => true,
         }
     }
 
     /// The provider itself.
-    pub fn provider(self) -> Box<dyn Provider> {
+    pub fn provider(self, cx: &Context) -> Box<dyn Provider + '_> {
         match self {
             Kind::Local => Box::new(super::local::Local),
             Kind::Qemu => Box::new(super::qemu::Qemu),
+            Kind::Ssh => Box::new(super::ssh::Ssh::new(cx)),
+            Kind::Gce => Box::new(super::gce::Gce::new(cx)),
+            Kind::Hetzner => Box::new(super::hetzner::Hetzner::new(cx)),
         }
     }
 }
@@ -103,8 +117,31 @@ pub struct Plan {
     pub seed: Option<Zeroizing<[u8; 32]>>,
     /// Be an onion service, too.
     pub tor: Option<TorPlan>,
-    /// The virtual machine, where it is one.
+    /// The virtual machine, where it is one of this computer.
     pub vm: Option<VmPlan>,
+    /// The virtual machine, where it is one of a cloud.
+    pub cloud: Option<CloudPlan>,
+    /// The server, where it is reached by SSH: as `ssh` takes it, as in `root@server` or a name of its configuration.
+    pub host: Option<String>,
+}
+
+/// How a cloud is to make a machine; what is absent is as the cloud's settings say, or as is usual there.
+#[derive(Clone, Debug, Default)]
+pub struct CloudPlan {
+    /// The name of a published image; the newest one if absent.
+    pub image: Option<String>,
+    /// The project that pays, where the cloud has them.
+    pub project: Option<String>,
+    /// Where in the world, in the cloud's words.
+    pub zone: Option<String>,
+    /// How large, in the cloud's words.
+    pub size: Option<String>,
+    /// Encrypt its memory, and let its processor prove that.
+    pub confidential: bool,
+    /// Keep its address when it is stopped.
+    pub static_address: bool,
+    /// What it does when nothing can go on.
+    pub on_failure: OnFailure,
 }
 
 /// How a virtual machine is made.
@@ -230,13 +267,26 @@ impl Power {
     }
 }
 
+/// Something that stands at a provider under the owner's mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The machine it says it belongs to.
+    pub label: Option<Label>,
+    /// What, where and under which name, as [`Resource::id`] says it.
+    pub id: String,
+    /// How it is, if it is a machine.
+    pub power: Option<Power>,
+    /// Its public addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Takes lines of a log; false ends the reading.
 pub type LineSink<'a> = &'a mut dyn FnMut(&str) -> Result<bool>;
 
 /// A provider of machines. What fails half way removes what it made; so does dropping the work.
 pub trait Provider {
     /// What [`Provider::deploy`] would do, one sentence each.
-    fn describe(&self, plan: &Plan) -> Result<Vec<String>>;
+    fn describe<'a>(&'a self, plan: &'a Plan) -> Job<'a, Vec<String>>;
     /// Makes and starts a machine; done when its node says that it is ready.
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed>;
     /// Starts it if it does not run; done when its node says that it is ready. True if it had to be started.
@@ -257,6 +307,16 @@ pub trait Provider {
     fn expectation(&self, site: &Site) -> Result<Expectation>;
     /// Stops it and removes everything that deploy made.
     fn destroy<'a>(&'a self, site: &'a Site) -> Job<'a, ()>;
+    /// Removes one thing that was made elsewhere for this owner; well if it is gone already. Nothing else is ever touched.
+    fn remove<'a>(&'a self, resource: &'a Resource) -> Job<'a, ()> {
+        Box::pin(async move {
+            Err(Error::new(Code::Failed, format!("this provider makes nothing like {}", resource.id())).hint("portdistrict ledger verify"))
+        })
+    }
+    /// Everything that stands at the provider under the owner's mark, whether it is recorded or not.
+    fn survey(&self) -> Job<'_, Vec<Found>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
     /// What this provider needs, each found or missing; with a machine also how that one is.
     fn doctor<'a>(&'a self, site: Option<&'a Site>) -> Job<'a, Vec<Check>>;
 }

@@ -80,31 +80,36 @@ pub(super) fn image_of(vm: &VmPlan) -> Result<Manifest> {
     disk::find(&vm.image).map(|found| found.manifest)
 }
 
+/// What [`Qemu::deploy`] would do.
+fn steps(plan: &Plan) -> Result<Vec<String>> {
+    let vm = vm_of(plan)?;
+    let listen = forwarded(plan)?;
+    let image = disk::find(&vm.image)?;
+    check_seed(plan, &image.manifest)?;
+    let port = if plan.port == 0 { "a free port".to_owned() } else { format!("port {}", plan.port) };
+    let mut steps = vec![
+        format!("make the folder {}", plan.dir.display()),
+        format!("copy the image {} into it, and check its digest", image.disk.display()),
+        format!("start QEMU with {} MiB of memory and {} of this computer's processors", vm.memory, vm.cpus),
+        format!("forward {port} of {} to it", listen.ip()),
+        format!("give friends the address {}", addresses(plan, listen).iter().map(|a| host(a)).collect::<Vec<_>>().join(", ")),
+        "let nobody but you claim it".to_owned(),
+    ];
+    if vm.tpm {
+        steps.push("give it a TPM, emulated by swtpm, with a certificate of its own".to_owned());
+    }
+    if plan.source.is_of_hardware() {
+        steps.push(format!("let its hardware keep its seed ({}): known to {}", plan.source, plan.source.known_to()));
+    }
+    if plan.tor.is_some() {
+        steps.push("publish an onion service once it is claimed".to_owned());
+    }
+    Ok(steps)
+}
+
 impl Provider for Qemu {
-    fn describe(&self, plan: &Plan) -> Result<Vec<String>> {
-        let vm = vm_of(plan)?;
-        let listen = forwarded(plan)?;
-        let image = disk::find(&vm.image)?;
-        check_seed(plan, &image.manifest)?;
-        let port = if plan.port == 0 { "a free port".to_owned() } else { format!("port {}", plan.port) };
-        let mut steps = vec![
-            format!("make the folder {}", plan.dir.display()),
-            format!("copy the image {} into it, and check its digest", image.disk.display()),
-            format!("start QEMU with {} MiB of memory and {} of this computer's processors", vm.memory, vm.cpus),
-            format!("forward {port} of {} to it", listen.ip()),
-            format!("give friends the address {}", addresses(plan, listen).iter().map(|a| host(a)).collect::<Vec<_>>().join(", ")),
-            "let nobody but you claim it".to_owned(),
-        ];
-        if vm.tpm {
-            steps.push("give it a TPM, emulated by swtpm, with a certificate of its own".to_owned());
-        }
-        if plan.source.is_of_hardware() {
-            steps.push(format!("let its hardware keep its seed ({}): known to {}", plan.source, plan.source.known_to()));
-        }
-        if plan.tor.is_some() {
-            steps.push("publish an onion service once it is claimed".to_owned());
-        }
-        Ok(steps)
+    fn describe<'a>(&'a self, plan: &'a Plan) -> Job<'a, Vec<String>> {
+        Box::pin(async move { steps(plan) })
     }
 
     fn deploy<'a>(&'a self, plan: &'a Plan, progress: &'a dyn Progress) -> Job<'a, Deployed> {
