@@ -38,7 +38,7 @@ use crate::config::time::parse_duration;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::exit::guard;
-use crate::keyring::{PassphraseFrom, Terminal, Unlock};
+use crate::keyring::{AgeKeyFrom, PassphraseFrom, Terminal, Unlock};
 use crate::tor::{Places, Role, Tor};
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use output::{Choice, Color, Output};
@@ -120,6 +120,9 @@ struct Global {
     /// Open descriptor whose first line is the keyring's passphrase
     #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, conflicts_with_all = ["key_file", "passphrase_file"])]
     passphrase_fd: Option<u32>,
+    /// Open descriptor with the age key that opens the identity in PORTDISTRICT_KEYRING
+    #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, hide_short_help = true)]
+    identity_fd: Option<u32>,
 }
 
 #[derive(Subcommand)]
@@ -225,6 +228,9 @@ impl Call {
         }
         if let Some(path) = &self.global.passphrase_file {
             unlock = unlock.with_passphrase(PassphraseFrom::File(path.clone()));
+        }
+        if let Some(descriptor) = self.global.identity_fd {
+            unlock = unlock.with_age_key(AgeKeyFrom::Descriptor(descriptor));
         }
         if let Some(descriptor) = self.global.passphrase_fd {
             unlock = unlock.with_passphrase(PassphraseFrom::Descriptor(descriptor));
