@@ -13,12 +13,13 @@ use crate::attest::{Policy, eventlog};
 use crate::config::{Destination, Pattern};
 use crate::encoding::cbor::Map;
 use crate::encoding::json;
+use crate::image::provenance::Provenance;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
-    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
+    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Switched, Switches, Turn,
 };
 use crate::token::blob::{self, Type};
 use crate::token::{
@@ -59,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ledger_line", run: ledger_line },
     Target { name: "lease_decode", run: lease_decode },
     Target { name: "machine_metadata", run: machine_metadata },
+    Target { name: "provenance", run: provenance },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "rules_decode", run: rules_decode },
     Target { name: "rotation_decode", run: rotation_decode },
@@ -95,6 +97,14 @@ pub fn event_log(data: &[u8]) {
         events.iter().for_each(|event| drop(eventlog::content(event)));
         let _ = eventlog::secure_boot(&events);
         let _ = eventlog::booted(&events, &registers);
+    }
+}
+
+/// What is accepted is the one spelling.
+pub fn provenance(data: &[u8]) {
+    if let Ok(provenance) = Provenance::decode("fuzz", data) {
+        assert_eq!(provenance.encode().ok().as_deref(), Some(data));
+        let _ = provenance.verify();
     }
 }
 
@@ -344,6 +354,8 @@ pub fn session_messages(data: &[u8]) {
     same::<Revoked>(data);
     same::<HolderRequest>(data);
     same::<Renewed>(data);
+    same::<Switches>(data);
+    same::<Switched>(data);
     same::<HistoryReply>(data);
 }
 
@@ -451,6 +463,7 @@ mod tests {
         seeds.push(format!("{{\"blake3\":\"{key}\",\"count\":1}}").into_bytes());
         seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
         seeds.push([&[0; 32][..], &[9; 32]].concat());
+        seeds.push(crate::image::provenance::tests::signed().encode().unwrap());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

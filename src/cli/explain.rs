@@ -7,7 +7,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::trust::Refusal;
 
 /// What each rule means: those of a policy, by their path, and those that hold whatever the policy says.
-const RULES: [(&str, &str); 24] = [
+const RULES: [(&str, &str); 30] = [
     ("strict", "The policy is strict: what it does not name is refused."),
     ("signatures_required", "The policy takes nothing on trust: evidence must be verified, and images must be listed in it."),
     ("editors", "Only the devices that the policy lists may change it."),
@@ -31,6 +31,12 @@ const RULES: [(&str, &str); 24] = [
     ("device-revoked", "A device that was revoked does not come back."),
     ("device-code-used", "A code is good for one device."),
     ("device-code-expired", "A code holds for ten minutes."),
+    ("image-unsigned", "An image is believed only with the signed word of whoever built it."),
+    ("image-provenance", "Who made an image is told in one form, which any change breaks."),
+    ("image-certificate", "A device signs for its identity only with that identity's certificate."),
+    ("image-signature", "What is said of an image counts only as it was signed."),
+    ("image-signer", "An image must be signed by whom you name, by you, or by a peer you have verified."),
+    ("image-altered", "An image must be, byte for byte, the one that was signed for."),
     ("evidence", "A machine gets nothing before it has proved what is demanded of it."),
 ];
 

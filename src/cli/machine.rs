@@ -32,6 +32,8 @@ fn providers() -> clap::builder::PossibleValuesParser {
 pub(super) enum MachineCommand {
     Build(super::image::BuildArgs),
     Predict(super::image::PredictArgs),
+    SignImage(super::provenance::SignArgs),
+    VerifyImage(super::provenance::VerifyArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
     Attest(super::attest::AttestArgs),
@@ -352,6 +354,8 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
     match command {
         MachineCommand::Build(args) => super::image::run_build(call, args),
         MachineCommand::Predict(args) => super::image::run_predict(call, args),
+        MachineCommand::SignImage(args) => super::provenance::sign(call, &args),
+        MachineCommand::VerifyImage(args) => super::provenance::verify(call, &args),
         MachineCommand::Deploy(args) => deploy(call, args),
         MachineCommand::Claim(args) => claim(call, args),
         MachineCommand::Attest(args) => super::attest::run(call, args),

@@ -27,6 +27,7 @@ mod pass_on;
 mod peer;
 mod policy;
 mod progress;
+mod provenance;
 mod scope;
 mod sight;
 mod status;

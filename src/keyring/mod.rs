@@ -18,7 +18,7 @@ pub use file::Protection;
 pub use sealed::{open, seal};
 pub use seed::{Purpose, Seed, x25519_public};
 pub(crate) use signature::message;
-pub use signature::{sign, verify};
+pub use signature::{sign, sign_envelope, verify, verify_envelope};
 pub use unlock::{PassphraseFrom, Prompt, Terminal, Unlock};
 
 use crate::config::{Paths, fs};

@@ -19,6 +19,7 @@ mod packages;
 mod permit;
 pub mod predict;
 mod process;
+pub mod provenance;
 pub mod provider;
 mod qemu;
 mod seeds;
