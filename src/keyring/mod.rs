@@ -101,6 +101,7 @@ impl Keyring {
 
     /// Opens the stored keyring.
     pub fn open(paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        unlock.check_storing()?;
         fs::check_private_dir(&paths.data).map_err(|error| missing_home(error, paths))?;
         file::open(&paths.keyring_file(), unlock, &unlock.key_file(paths)).map_err(|error| missing_home(error, paths))
     }
