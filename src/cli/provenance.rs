@@ -40,7 +40,7 @@ pub(super) struct SignArgs {
                              Only its archive, wherever it lies:\n    \
                              portdistrict machine verify-image out/image.tar.gz --provenance out/provenance.json\n  \
                              Anywhere, by the builder's id:\n    portdistrict machine verify-image out --identity \
-                             \"$(portdistrict identity show | grep -o '[A-Z2-7]\\{32\\}')\"")]
+                             \"$(portdistrict identity show | awk '/^id/ {print $2}')\"")]
 pub(super) struct VerifyArgs {
     /// Folder of the image, or one file of it
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
