@@ -4,9 +4,10 @@
 
 use crate::config::{KeySource, Paths, Settings, fs, time};
 use crate::error::{Code, Error, Result};
-use crate::keyring::{Keyring, Unlock};
+use crate::keyring::{self, Carried, Keyring, Unlock};
 use crate::ledger::kinds::{Body, IdentityCreated};
 use crate::ledger::{B64, Ledger, SpanId};
+use crate::token::SecretIdentity;
 use std::sync::OnceLock;
 
 /// Opens what a command needs, at most once.
@@ -60,7 +61,39 @@ impl Context {
 
     /// The opened keyring.
     pub fn keyring(&self) -> Result<&Keyring> {
-        once(&self.keyring, || Keyring::open(&self.paths, &self.unlock()?))
+        once(&self.keyring, || {
+            let unlock = self.unlock()?;
+            match unlock.carried()? {
+                None => Keyring::open(&self.paths, &unlock),
+                Some(carried) => self.carried(carried),
+            }
+        })
+    }
+
+    /// Whether there is a keyring, stored or carried; says nothing about whether it opens.
+    pub fn has_keyring(&self) -> bool {
+        self.unlock.carries() || Keyring::exists(&self.paths)
+    }
+
+    /// The keyring for an identity that the environment carries. A home that stores another one is never mixed with it.
+    fn carried(&self, carried: Carried) -> Result<Keyring> {
+        if Keyring::exists(&self.paths) {
+            return Err(Error::new(Code::Precondition, format!("{} is set, and this home stores a keyring of its own", keyring::VARIABLE))
+                .because(self.paths.home_in_use())
+                .hint(format!("choose another home with --home DIR, or: unset {}", keyring::VARIABLE)));
+        }
+        let (identity, retired) = match carried {
+            Carried::Keyring(Keyring { identity, retired, .. }) => (identity, retired),
+            Carried::Line(line) => {
+                let SecretIdentity { identity, retired } = SecretIdentity::from_blob(&line).map_err(|error| {
+                    Error::new(Code::Keyring, format!("{} holds no identity", keyring::VARIABLE))
+                        .because(error.to_string())
+                        .hint("put there what `portdistrict identity export --secret` prints, or that sealed with age -a")
+                })?;
+                (identity, retired)
+            }
+        };
+        keyring::keyring_of(&self.paths, identity, retired)
     }
 
     /// The ledger, for reading and appending.
@@ -94,14 +127,32 @@ impl Context {
     /// The ledger comes first: a keyring without a ledger then always means that the ledger was lost, and is never taken
     /// for a new start, which would give this device a second chain.
     pub fn init(&self) -> Result<Init> {
-        self.begin(Keyring::random)
+        if self.unlock.carries() { self.begin_carried() } else { self.begin(Keyring::random) }
+    }
+
+    /// The home of a pipeline: it has a name for its device and a ledger, and no keyring. Where it was thrown away, it begins anew as
+    /// another device.
+    fn begin_carried(&self) -> Result<Init> {
+        self.make_folders()?;
+        let _lock = fs::lock(&self.paths.data.join("init.lock"))?;
+        keyring::name_device(&self.paths)?;
+        let keyring = self.keyring()?;
+        let present = self.has_ledger();
+        let ledger = once(&self.ledger, || Ledger::open(&self.paths.ledger_file()))?;
+        self.begin_chain(keyring, ledger)?;
+        Ok(if present { Init::Present } else { Init::Created })
+    }
+
+    fn make_folders(&self) -> Result<()> {
+        [&self.paths.config, &self.paths.data, &self.paths.state, &self.paths.cache]
+            .into_iter()
+            .try_for_each(|folder| fs::ensure_private_dir(folder))
     }
 
     /// As [`Context::init`], with the keyring that `make` brings where there is none.
     pub fn begin(&self, make: impl FnOnce() -> Result<Keyring>) -> Result<Init> {
-        for folder in [&self.paths.config, &self.paths.data, &self.paths.state, &self.paths.cache] {
-            fs::ensure_private_dir(folder)?;
-        }
+        self.unlock.check_storing()?;
+        self.make_folders()?;
         let _lock = fs::lock(&self.paths.data.join("init.lock"))?;
         let present = Keyring::exists(&self.paths);
         if present && !self.has_ledger() {
@@ -116,6 +167,13 @@ impl Context {
         } else {
             once(&self.keyring, || make()?.store_first(&self.paths, &self.unlock()?))?
         };
+        self.begin_chain(keyring, ledger)?;
+        Ok(if present { Init::Present } else { Init::Created })
+    }
+
+    /// The device's certificate as the first span of its chain, if the ledger belongs to the identity.
+    fn begin_chain(&self, keyring: &Keyring, ledger: &Ledger) -> Result<()> {
+        let owner = ledger.current_identity()?;
         // A rotation that was interrupted after it was recorded leaves the new seed waiting in the keyring.
         let next = keyring.next.as_ref().map(Keyring::public_of);
         if owner.is_some_and(|owner| owner.0 != keyring.identity_public() && Some(owner.0) != next) {
@@ -128,7 +186,7 @@ impl Context {
         if !ledger.has_author(&keyring.device_public())? {
             ledger.record(&keyring.device_key(), &certificate(keyring))?;
         }
-        Ok(if present { Init::Present } else { Init::Created })
+        Ok(())
     }
 
     fn has_ledger(&self) -> bool {

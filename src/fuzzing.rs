@@ -16,13 +16,14 @@ use crate::encoding::json;
 use crate::google::compute::{Identity, Thing};
 use crate::google::operations::Operation;
 use crate::google::refusal::Refusal;
+use crate::image::provenance::Provenance;
 use crate::image::{self, Deb, Manifest};
 use crate::ledger::{Span, check_line};
 use crate::machine::server::Reply;
 use crate::owner::metadata::Metadata;
 use crate::session::messages::{
     Activated, Challenge, Claim, ClaimReply, ControlRequest, EvidenceReply, EvidenceRequest, ExitRequest, GrantStatus, HistoryReply,
-    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Turn,
+    HolderRequest, LogsReply, Message, Offer, PolicyReply, Renewed, Revoked, Status, Switched, Switches, Turn,
 };
 use crate::token::blob::{self, Type};
 use crate::token::{
@@ -63,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ledger_line", run: ledger_line },
     Target { name: "lease_decode", run: lease_decode },
     Target { name: "machine_metadata", run: machine_metadata },
+    Target { name: "provenance", run: provenance },
     Target { name: "revocation_decode", run: revocation_decode },
     Target { name: "rules_decode", run: rules_decode },
     Target { name: "rotation_decode", run: rotation_decode },
@@ -101,6 +103,14 @@ pub fn event_log(data: &[u8]) {
         events.iter().for_each(|event| drop(eventlog::content(event)));
         let _ = eventlog::secure_boot(&events);
         let _ = eventlog::booted(&events, &registers);
+    }
+}
+
+/// What is accepted is the one spelling.
+pub fn provenance(data: &[u8]) {
+    if let Ok(provenance) = Provenance::decode("fuzz", data) {
+        assert_eq!(provenance.encode().ok().as_deref(), Some(data));
+        let _ = provenance.verify();
     }
 }
 
@@ -360,6 +370,8 @@ pub fn session_messages(data: &[u8]) {
     same::<Revoked>(data);
     same::<HolderRequest>(data);
     same::<Renewed>(data);
+    same::<Switches>(data);
+    same::<Switched>(data);
     same::<HistoryReply>(data);
 }
 
@@ -486,6 +498,7 @@ mod tests {
         seeds.push(br#"{"error":{"code":403,"message":"Required 'a.b' permission","errors":[{"reason":"forbidden"}]}}"#.to_vec());
         seeds
             .push(br#"{"name":"o","status":"DONE","labels":{"a":"b"},"networkInterfaces":[{"accessConfigs":[{"natIP":"::1"}]}]}"#.to_vec());
+        seeds.push(crate::image::provenance::tests::signed().encode().unwrap());
         seeds.push(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n".to_vec());
         seeds
     }

@@ -4,7 +4,7 @@ use super::Call;
 use super::output::{Look, View, count};
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
-use crate::keyring::{Keyring, PassphraseFrom, Unlock};
+use crate::keyring::{PassphraseFrom, Unlock};
 use crate::ledger::{Audience, Exported, Imported, Ledger, Opener, Seal};
 use clap::ValueHint;
 use serde::Serialize;
@@ -162,7 +162,7 @@ pub(super) fn import(call: &Call, args: &ImportArgs) -> Result<()> {
     };
     let cx = call.context()?;
     let paths = cx.paths();
-    let device = if Keyring::exists(paths) { Some(cx.keyring()?.device_public()) } else { None };
+    let device = if cx.has_keyring() { Some(cx.keyring()?.device_public()) } else { None };
     let file = paths.ledger_file();
     let from: Box<dyn std::io::BufRead> = if args.file == Path::new("-") {
         Box::new(std::io::stdin().lock())

@@ -5,6 +5,7 @@ use super::output::{Look, View};
 use crate::config::fs::ensure_private_dir;
 use crate::encoding::base32;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -126,6 +127,7 @@ impl Drop for Stage {
         // The detached node would outlive the demo; harmless if the story has removed it already.
         let _ = std::process::Command::new(&self.program)
             .args(["machine", "destroy", "demo", "--yes", "--quiet"])
+            .env_remove(keyring::VARIABLE)
             .env("PORTDISTRICT_HOME", self.home(Who::Owner))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -218,6 +220,7 @@ async fn play(call: &Call, stage: &Stage, scene: &Scene) -> Result<()> {
 async fn perform(stage: &Stage, scene: &Scene) -> std::io::Result<Output> {
     Command::new(&stage.program)
         .args(&scene.words)
+        .env_remove(keyring::VARIABLE)
         .env("PORTDISTRICT_HOME", stage.home(scene.who))
         .current_dir(&stage.dir)
         .stdin(Stdio::null())

@@ -50,7 +50,7 @@ fn home(cx: &Context) -> Vec<Check> {
             "run it without sudo, or name the home: --home DIR",
         ));
     }
-    if !Keyring::exists(paths) {
+    if !cx.has_keyring() {
         checks.push(Check::fail("identity", "there is none yet", "portdistrict init"));
         return checks;
     }
@@ -83,6 +83,9 @@ fn folders(paths: &Paths) -> Check {
 }
 
 fn keyring(cx: &Context) -> Check {
+    if cx.unlock().is_ok_and(|unlock| unlock.carries()) {
+        return of("keyring", cx.keyring().map(|keyring| format!("carried by the environment; you are {}", keyring.node_id())));
+    }
     match Keyring::protection(cx.paths()) {
         // Asking for the passphrase is not worth a diagnosis.
         Ok(Protection::Passphrase) => Check::skip("keyring", "opens with a passphrase, which is not asked for here"),

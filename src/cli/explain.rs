@@ -7,7 +7,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::trust::Refusal;
 
 /// What each rule means: those of a policy, by their path, and those that hold whatever the policy says.
-const RULES: [(&str, &str); 23] = [
+const RULES: [(&str, &str); 30] = [
     ("strict", "The policy is strict: what it does not name is refused."),
     ("signatures_required", "The policy takes nothing on trust: evidence must be verified, and images must be listed in it."),
     ("editors", "Only the devices that the policy lists may change it."),
@@ -20,6 +20,7 @@ const RULES: [(&str, &str); 23] = [
     ("invite.longest", "The policy limits how long an invite may hold."),
     ("invite.bytes", "The policy limits how many bytes an invite may allow."),
     ("invite.per_day", "The policy limits how many invites are made a day (UTC)."),
+    ("enable.capabilities", "Only what the policy lists may be switched on again."),
     ("reach", "A rule of the policy says where friends may go; one that refuses wins over one that allows."),
     ("peer-key-changed", "A name stands for one key until the old key signs for a new one, or the peer is forgotten."),
     ("peer-revoked", "A peer that was revoked is believed nothing and given nothing."),
@@ -30,6 +31,12 @@ const RULES: [(&str, &str); 23] = [
     ("device-revoked", "A device that was revoked does not come back."),
     ("device-code-used", "A code is good for one device."),
     ("device-code-expired", "A code holds for ten minutes."),
+    ("image-unsigned", "An image is believed only with the signed word of whoever built it."),
+    ("image-provenance", "Who made an image is told in one form, which any change breaks."),
+    ("image-certificate", "A device signs for its identity only with that identity's certificate."),
+    ("image-signature", "What is said of an image counts only as it was signed."),
+    ("image-signer", "An image must be signed by whom you name, by you, or by a peer you have verified."),
+    ("image-altered", "An image must be, byte for byte, the one that was signed for."),
     ("evidence", "A machine gets nothing before it has proved what is demanded of it."),
 ];
 

@@ -172,9 +172,10 @@ impl Who {
             device: base64(&keyring.device_public()),
             was: keyring.retired.iter().map(|seed| node_id(&Keyring::public_of(seed))).collect(),
             rotating: keyring.next.is_some(),
-            protection: match Keyring::protection(paths)? {
-                Protection::KeyFile => "key-file",
-                Protection::Passphrase => "passphrase",
+            protection: match Keyring::exists(paths).then(|| Keyring::protection(paths)).transpose()? {
+                Some(Protection::KeyFile) => "key-file",
+                Some(Protection::Passphrase) => "passphrase",
+                None => "environment",
             },
             home: paths.home_in_use(),
             created,
@@ -333,9 +334,11 @@ fn own_checks(cx: &Context) -> Vec<Check> {
     let paths = cx.paths();
     let private = || {
         fs::check_private_dir(&paths.data)?;
-        for file in [paths.keyring_file(), paths.ledger_file()] {
-            fs::check_private(&file)?;
+        fs::check_private(&paths.ledger_file())?;
+        if cx.unlock()?.carries() {
+            return Ok(());
         }
+        fs::check_private(&paths.keyring_file())?;
         match Keyring::protection(paths)? {
             Protection::KeyFile if cx.unlock()?.keychain().is_none() => fs::check_private(&cx.unlock()?.key_file(paths)),
             Protection::KeyFile | Protection::Passphrase => Ok(()),

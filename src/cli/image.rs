@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 use crate::image::{Covers, Launch, Manifest, Role};
 use crate::machine::build::{self, BuildOrder};
 use crate::machine::predict::{KernelFiles, PredictOrder, Prediction, predict};
+use crate::machine::provenance;
 use clap::ValueHint;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
                              portdistrict machine build -o out --kernel-deb linux-image.deb --stub systemd-boot-efi.deb\n  \
                              With launch measurements for SEV-SNP machines:\n    \
                              portdistrict machine build -o snp --ovmf OVMF.fd --vmm qemu,gce --vcpus 1,2,4 --cpu EPYC-Milan\n  \
+                             Signed, so that others can check who made it:\n    portdistrict machine build -o out --sign\n  \
                              Check somebody's image by making it again:\n    portdistrict machine build --verify out/image.json")]
 pub(super) struct BuildArgs {
     /// Folder for the image; made if missing
@@ -40,6 +42,12 @@ pub(super) struct BuildArgs {
     /// Build again what this image.json tells, and compare; status 4 if it differs
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "out")]
     verify: Option<PathBuf>,
+    /// Sign for it, too, as `machine sign-image` does
+    #[arg(long, conflicts_with = "verify")]
+    sign: bool,
+    /// What the pipeline calls this run, for --sign
+    #[arg(long, value_name = "TEXT", requires = "sign", value_hint = ValueHint::Other)]
+    invocation: Option<String>,
     #[command(flatten)]
     launch: LaunchArgs,
     /// Show what would be done, and do nothing
@@ -136,7 +144,9 @@ pub(super) fn run_build(call: &Call, args: BuildArgs) -> Result<()> {
         launch: args.launch.order()?,
     };
     if args.dry_run {
-        return call.out.show(&super::machine::Steps { would: build::describe(&order, args.verify.as_deref()) });
+        let mut would = build::describe(&order, args.verify.as_deref());
+        would.extend(args.sign.then(|| provenance::describe(&order.out)).into_iter().flatten());
+        return call.out.show(&super::machine::Steps { would });
     }
     let (paths, progress, out) = (cx.paths().clone(), call.out.progress(), order.out.clone());
     if let Some(file) = args.verify {
@@ -144,7 +154,14 @@ pub(super) fn run_build(call: &Call, args: BuildArgs) -> Result<()> {
         call.out.say("Byte for byte the same.");
         return Ok(());
     }
+    if args.sign {
+        // Before the work: whoever has no identity hears of it now.
+        cx.keyring()?;
+    }
     let built = cancellable(call, &out, move || build::build(&paths, &order, &*progress))?;
+    if args.sign {
+        provenance::sign(&cx, &out, args.invocation.as_deref())?;
+    }
     call.out.say(format!("Next: portdistrict machine deploy --on qemu --image {} --label vm", crate::config::fs::shell_quote(&out)));
     call.out.show(&Made { file: built.file.display().to_string(), manifest: built.manifest })
 }

@@ -7,6 +7,8 @@ use super::sight::{Checks, Sight, seed_in_words};
 use crate::config::Label;
 use crate::encoding::{node_id, short};
 use crate::error::{Code, Error, Result};
+
+use crate::machine::logs::From;
 use crate::machine::{self, Accel, CloudPlan, Kind, Order, Server, TorOrder, VmPlan};
 use crate::node::egress::Rule;
 use crate::owner::ONION;
@@ -32,6 +34,8 @@ pub(super) enum MachineCommand {
     Build(super::image::BuildArgs),
     Predict(super::image::PredictArgs),
     Publish(super::publish::PublishArgs),
+    SignImage(super::provenance::SignArgs),
+    VerifyImage(super::provenance::VerifyArgs),
     Deploy(DeployArgs),
     Claim(ClaimArgs),
     Attest(super::attest::AttestArgs),
@@ -40,6 +44,8 @@ pub(super) enum MachineCommand {
     Show(ShowArgs),
     Logs(LogsArgs),
     Upgrade(super::upgrade::UpgradeArgs),
+    Enable(super::capability::EnableArgs),
+    Disable(super::capability::DisableArgs),
     Destroy(DestroyArgs),
     Doctor(DoctorArgs),
 }
@@ -276,7 +282,8 @@ pub(super) struct ShowArgs {
 /// --log-destinations. With --json the lines are printed as the node wrote them.
 #[derive(clap::Args)]
 #[command(after_long_help = "EXAMPLES:\n  The last lines:\n    portdistrict machine logs home --lines 50\n  Watch it until Ctrl-C:\n    \
-                             portdistrict machine logs home --follow")]
+                             portdistrict machine logs home --follow\n  Ask the node itself, from any of your devices:\n    \
+                             portdistrict machine logs home --from node")]
 pub(super) struct LogsArgs {
     /// Machine whose log to print
     #[arg(value_name = "LABEL", add = complete::machines())]
@@ -284,6 +291,9 @@ pub(super) struct LogsArgs {
     /// Wait for more lines and print them as they come
     #[arg(long, short)]
     follow: bool,
+    /// Where to read it: what the provider kept, or what the node itself still has of the time since it started, at most 1,000 lines
+    #[arg(long, value_name = "WHERE", value_parser = ["provider", "node"], default_value = "provider")]
+    from: String,
     /// How many of the last lines to print
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_hint = ValueHint::Other)]
     lines: usize,
@@ -361,6 +371,8 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::Build(args) => super::image::run_build(call, args),
         MachineCommand::Predict(args) => super::image::run_predict(call, args),
         MachineCommand::Publish(args) => super::publish::run(call, args),
+        MachineCommand::SignImage(args) => super::provenance::sign(call, &args),
+        MachineCommand::VerifyImage(args) => super::provenance::verify(call, &args),
         MachineCommand::Deploy(args) => deploy(call, args),
         MachineCommand::Claim(args) => claim(call, args),
         MachineCommand::Attest(args) => super::attest::run(call, args),
@@ -369,6 +381,8 @@ pub(super) fn run(call: &Call, command: MachineCommand) -> Result<()> {
         MachineCommand::Show(args) => show(call, &args.label),
         MachineCommand::Logs(args) => logs(call, &args),
         MachineCommand::Upgrade(args) => super::upgrade::run(call, &args),
+        MachineCommand::Enable(args) => super::capability::enable(call, &args),
+        MachineCommand::Disable(args) => super::capability::disable(call, &args),
         MachineCommand::Destroy(args) => destroy(call, &args),
         MachineCommand::Doctor(args) => {
             let cx = call.context()?;
@@ -594,7 +608,8 @@ fn logs(call: &Call, args: &LogsArgs) -> Result<()> {
         let text = if json { line.to_owned() } else { clean(&machine::message_of_log_line(line)) };
         call.out.raw((text + "\n").as_bytes())
     };
-    call.block_on_while_read(machine::logs(&cx, &args.label, args.lines, args.follow, &mut sink))
+    let from = if args.from == "node" { From::Node } else { From::Provider };
+    call.block_on_while_read(machine::logs::logs(&cx, &args.label, from, args.lines, args.follow, &mut sink))
 }
 
 fn destroy(call: &Call, args: &DestroyArgs) -> Result<()> {

@@ -5,6 +5,7 @@
 
 mod attest;
 mod blob;
+mod capability;
 mod carry;
 mod complete;
 mod demo;
@@ -26,6 +27,7 @@ mod pass_on;
 mod peer;
 mod policy;
 mod progress;
+mod provenance;
 mod publish;
 mod publish_hetzner;
 mod scope;
@@ -40,7 +42,7 @@ use crate::config::time::parse_duration;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::exit::guard;
-use crate::keyring::{PassphraseFrom, Terminal, Unlock};
+use crate::keyring::{AgeKeyFrom, PassphraseFrom, Terminal, Unlock};
 use crate::tor::{Places, Role, Tor};
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use output::{Choice, Color, Output};
@@ -122,6 +124,9 @@ struct Global {
     /// Open descriptor whose first line is the keyring's passphrase
     #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, conflicts_with_all = ["key_file", "passphrase_file"])]
     passphrase_fd: Option<u32>,
+    /// Open descriptor with the age key that opens the identity in PORTDISTRICT_KEYRING
+    #[arg(long, global = true, value_name = "FD", value_hint = ValueHint::Other, hide_short_help = true)]
+    identity_fd: Option<u32>,
 }
 
 #[derive(Subcommand)]
@@ -227,6 +232,9 @@ impl Call {
         }
         if let Some(path) = &self.global.passphrase_file {
             unlock = unlock.with_passphrase(PassphraseFrom::File(path.clone()));
+        }
+        if let Some(descriptor) = self.global.identity_fd {
+            unlock = unlock.with_age_key(AgeKeyFrom::Descriptor(descriptor));
         }
         if let Some(descriptor) = self.global.passphrase_fd {
             unlock = unlock.with_passphrase(PassphraseFrom::Descriptor(descriptor));

@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Body, GrantIssued, MachineDeployed};
 use crate::ledger::{B64, PolicyRow};
 use crate::machine;
-use crate::policy::{self, Act, Answer, Change, Current, Decision, Lend, MAX_POLICY, Policy};
+use crate::policy::{self, Act, Answer, CAPABILITIES, Change, Current, Decision, Lend, MAX_POLICY, Policy};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
@@ -87,6 +87,7 @@ pub(super) enum CheckCommand {
     Invite(CheckInvite),
     Reach(CheckReach),
     Edit(CheckEdit),
+    Enable(CheckEnable),
 }
 
 /// Would this machine be deployed?
@@ -131,6 +132,15 @@ pub(super) struct CheckInvite {
     /// Bytes in all, as in 5GiB
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, value_hint = ValueHint::Other)]
     bytes: Option<u64>,
+}
+
+/// Would this be switched on again?
+#[derive(clap::Args)]
+#[command(after_long_help = "EXAMPLES:\n  An exit that is off:\n    portdistrict policy check enable exit")]
+pub(super) struct CheckEnable {
+    /// What is off
+    #[arg(value_name = "CAPABILITY", value_parser = PossibleValuesParser::new(CAPABILITIES))]
+    capability: String,
 }
 
 /// Would a friend be let there, as far as the policy goes?
@@ -349,6 +359,7 @@ fn check(call: &Call, cx: &Context, command: &CheckCommand) -> Result<()> {
             today: policy::today(cx, GrantIssued::KIND)?,
         }),
         CheckCommand::Reach(args) => Act::Reach { who: args.friend.as_str(), to: &args.to },
+        CheckCommand::Enable(enable) => Act::Enable { capability: &enable.capability },
         CheckCommand::Edit(_) => {
             device = B64(cx.keyring()?.device_public()).to_string();
             Act::Edit { device: &device }

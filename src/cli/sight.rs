@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::encoding::{base64, node_id};
 use crate::error::{Code, Error, Result};
 use crate::ledger::{B64, GrantRow, Machine, MachineState, Proof};
+use crate::machine::capability::Capability;
 use crate::machine::check::{Check, Outcome};
 use crate::machine::{Power, Seen};
 use crate::owner::ONION;
@@ -21,7 +22,7 @@ use serde::Serialize;
 pub(super) struct Sight {
     pub(super) label: Label,
     pub(super) provider: String,
-    /// `booting`, `unclaimed`, `running`, `degraded`, `stopped`, `gone` or `unreachable`; `asking` while a watch waits for its first answer.
+    /// `booting`, `unclaimed`, `running`, `switched-off`, `degraded`, `stopped`, `gone` or `unreachable`; `asking` while a watch waits for its first answer.
     pub(super) state: &'static str,
     pub(super) address: Option<String>,
     pub(super) addresses: Vec<String>,
@@ -34,6 +35,8 @@ pub(super) struct Sight {
     proof: Option<Proof>,
     seed_source: Option<String>,
     folder: Option<String>,
+    /// What the owner has switched off: `exit`, `tor`.
+    off: Vec<&'static str>,
     /// The node's process, if it is one on this computer and runs.
     pid: Option<i32>,
     /// Unix seconds.
@@ -120,7 +123,10 @@ impl Sight {
             (Power::Off, _) => "stopped",
             (Power::Booting, _) => "booting",
             (Power::On, _) if !claimed => "unclaimed",
-            (Power::On, Ok(status)) if status.onion.as_ref().is_some_and(|onion| onion.state != OnionState::Ready) => "degraded",
+            (Power::On, Ok(status)) if status.exit_off => "switched-off",
+            (Power::On, Ok(status)) if !status.tor_off && status.onion.as_ref().is_some_and(|onion| onion.state != OnionState::Ready) => {
+                "degraded"
+            }
             (Power::On, Ok(_)) => "running",
             (Power::On, Err(_)) => "unreachable",
         };
@@ -128,7 +134,9 @@ impl Sight {
             Ok(status) => (Some(Live::of(status, &grants)), None),
             Err(error) => (None, Some(Problem::of(&error))),
         };
+        let off = Capability::ALL.into_iter().filter(|capability| capability.is_off(&machine)).map(Capability::as_str).collect();
         Ok(Sight {
+            off,
             addresses: machine.detail.get("addresses").and_then(|a| serde_json::from_value(a.clone()).ok()).unwrap_or_default(),
             onion: machine.detail.get(ONION).and_then(|onion| onion.as_str()).map(str::to_owned),
             label: machine.label,
@@ -287,7 +295,7 @@ impl View for Sight {
     fn text(&self, look: &Look) -> String {
         let state = match self.state {
             "running" => look.good(self.state),
-            "unclaimed" | "degraded" => look.warn(self.state),
+            "unclaimed" | "degraded" | "switched-off" => look.warn(self.state),
             _ => look.bad(self.state),
         };
         let mut text = fields(&[
@@ -296,6 +304,7 @@ impl View for Sight {
             ("state", state),
             ("addresses", if self.addresses.is_empty() { self.address.clone().unwrap_or_default() } else { self.addresses.join(", ") }),
             ("onion", self.onion.clone().unwrap_or_default()),
+            ("off", self.off.join(", ")),
             ("node", self.node.clone().unwrap_or_default()),
             ("attestation", self.attestation.clone().unwrap_or_default()),
             ("seed", self.seed_source.as_deref().map(seed_in_words).unwrap_or_default()),

@@ -163,6 +163,9 @@ fn attention(machines: &[Sight], grants: &[Lent], exits: &[Borrowed], now: u64) 
                 found.push(Attention::new(format!("machine {label} waits for its owner"), format!("portdistrict machine claim {label}")))
             }
             "running" | "asking" => {}
+            "switched-off" => {
+                found.push(Attention::new(format!("machine {label} is switched off"), format!("portdistrict machine enable {label} exit")));
+            }
             "degraded" => {
                 let onion = machine.live.as_ref().and_then(|live| live.onion.as_ref());
                 let why = onion.and_then(|onion| onion.reason.clone()).map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -84,6 +84,8 @@ async fn links_tried_from_elsewhere_are_remembered_once() {
         allow: Vec::new(),
         onion: None,
         heard: 0,
+        exit_off: false,
+        tor_off: false,
         grants: vec![
             GrantStatus { id, reuse, last_reuse: Some(7), ..GrantStatus::default() },
             GrantStatus { id: [9; 8], reuse: 5, ..GrantStatus::default() },

@@ -5,6 +5,7 @@
 
 use crate::config::fs::{ensure_private_dir, write_private};
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_child_subreaper, set_parent_process_death_signal, wait,
 };
@@ -96,7 +97,7 @@ impl Guarded {
     fn start_with(program: &OsStr, command: &[OsString], variables: &[(String, String)], scratch: Option<Scratch>) -> Result<Guarded> {
         let watch = Watch { parent: getpid().as_raw_pid(), scratch, command: command.to_vec() };
         let mut guard = Command::new(program);
-        guard.args(watch.to_arguments()).envs(variables.iter().map(|(name, value)| (name, value)));
+        guard.env_remove(keyring::VARIABLE).args(watch.to_arguments()).envs(variables.iter().map(|(name, value)| (name, value)));
         Ok(Guarded(guard.spawn().doing("start", program.to_string_lossy())?))
     }
 

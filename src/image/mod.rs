@@ -11,6 +11,7 @@ mod manifest;
 mod modules;
 mod pcr;
 mod pe;
+pub mod provenance;
 mod uki;
 
 pub use archive::write as write_archive;

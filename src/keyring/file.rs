@@ -156,15 +156,19 @@ fn read_key(key_file: &Path) -> Result<Option<x25519::Identity>> {
         Err(error) if error.code() == Code::NotFound => return Ok(None),
         other => other?,
     };
-    let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    let line = text.lines().map(str::trim).find(|line| line.starts_with("AGE-SECRET-KEY-1"));
-    match line.and_then(|line| line.parse().ok()) {
+    match age_key(&bytes) {
         Some(identity) => Ok(Some(identity)),
         None => {
             Err(Error::new(Code::Keyring, format!("the key file {} holds no age key (AGE-SECRET-KEY-1…)", key_file.display()))
                 .hint(RESTORE))
         }
     }
+}
+
+/// The first age key in the text of a key file.
+pub(super) fn age_key(text: &[u8]) -> Option<x25519::Identity> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.lines().map(str::trim).find(|line| line.starts_with("AGE-SECRET-KEY-1"))?.parse().ok()
 }
 
 fn load(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
@@ -197,7 +201,7 @@ fn text(keyring: &Keyring) -> Zeroizing<String> {
 }
 
 /// Reads the contents; the error carries the version if that is what is wrong.
-fn parse(bytes: &[u8]) -> Result<Keyring, Option<u64>> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Keyring, Option<u64>> {
     let Version { v } = serde_json::from_slice(bytes).map_err(|_| None)?;
     if v != 1 {
         return Err(Some(v));

@@ -3,6 +3,7 @@
 //! Every key comes from a seed and a named purpose, so that what must be backed up is small and no key serves two jobs.
 //! At rest the seeds are one age file that any age tool opens; see [`Unlock`] for what opens it here.
 
+mod carried;
 mod enrolment;
 mod file;
 mod keychain;
@@ -11,12 +12,13 @@ mod seed;
 mod signature;
 mod unlock;
 
+pub use carried::{AgeKeyFrom, Carried, VARIABLE, keyring_of, name_device};
 pub use enrolment::Enrolment;
 pub use file::Protection;
 pub use sealed::{open, seal};
 pub use seed::{Purpose, Seed, x25519_public};
 pub(crate) use signature::message;
-pub use signature::{sign, verify};
+pub use signature::{sign, sign_envelope, verify, verify_envelope};
 pub use unlock::{PassphraseFrom, Prompt, Terminal, Unlock};
 
 use crate::config::{Paths, fs};
@@ -57,6 +59,7 @@ impl Keyring {
 
     /// Stores a keyring where there is none; protected as [`Keyring::create`] does it.
     pub fn store_first(self, paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        unlock.check_storing()?;
         fs::ensure_private_dir(&paths.data)?;
         let _lock = lock(paths)?;
         let file = paths.keyring_file();
@@ -76,6 +79,7 @@ impl Keyring {
     /// Replaces the stored keyring, protected as it is now. The passphrase, where there is one, is asked for again: see
     /// [`Unlock::remembered`].
     pub fn store(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
+        unlock.check_storing()?;
         let _lock = lock(paths)?;
         let file = paths.keyring_file();
         match file::protection(&file)? {
@@ -97,6 +101,7 @@ impl Keyring {
 
     /// Opens the stored keyring.
     pub fn open(paths: &Paths, unlock: &Unlock) -> Result<Keyring> {
+        unlock.check_storing()?;
         fs::check_private_dir(&paths.data).map_err(|error| missing_home(error, paths))?;
         file::open(&paths.keyring_file(), unlock, &unlock.key_file(paths)).map_err(|error| missing_home(error, paths))
     }
@@ -115,6 +120,7 @@ impl Keyring {
     ///
     /// A key file that the user keeps elsewhere stays: it no longer opens anything, but it is not ours to delete.
     pub fn lock_with_passphrase(&self, paths: &Paths, unlock: &Unlock, passphrase: &SecretString) -> Result<()> {
+        unlock.check_storing()?;
         let _lock = lock(paths)?;
         file::seal_with_passphrase(&paths.keyring_file(), self, passphrase, unlock.work_factor())?;
         remove_if_there(&paths.keyring_key_file())
@@ -122,6 +128,7 @@ impl Keyring {
 
     /// Seals the stored keyring with a key file again, made if it is missing.
     pub fn unlock_to_keyfile(&self, paths: &Paths, unlock: &Unlock) -> Result<()> {
+        unlock.check_storing()?;
         let _lock = lock(paths)?;
         let unlock = unlock.clone().without_keychain();
         file::seal_with_key(&paths.keyring_file(), self, &unlock, &unlock.key_file(paths))
@@ -130,6 +137,7 @@ impl Keyring {
     /// Puts a new key into the desktop's keychain and seals the stored keyring with it. `decide` makes the next command look for the
     /// key there; the key file that `init` made is removed last. At every point in between the old way opens the keyring, or the new one.
     pub fn lock_with_keychain(&self, paths: &Paths, unlock: &Unlock, decide: impl FnOnce() -> Result<()>) -> Result<()> {
+        unlock.check_storing()?;
         let _lock = lock(paths)?;
         let (file, key, name) = (paths.keyring_file(), file::new_key(), keychain::name(paths));
         keychain::store(&name, &key)?;

@@ -18,6 +18,23 @@ pub fn verify(public: &[u8; 32], typ: &str, payload: &[u8], signature: &[u8; 64]
     key.verify_strict(&message(typ, payload), &Signature::from_bytes(signature)).is_ok()
 }
 
+/// What is really signed of an envelope (DSSE v1, pre-authentication encoding). It begins as no message of [`sign`] does.
+fn envelope(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
+    [head.as_bytes(), payload].concat()
+}
+
+/// Signs the payload of a DSSE envelope, so that any tool that knows those can check it.
+pub fn sign_envelope(key: &SigningKey, payload_type: &str, payload: &[u8]) -> [u8; 64] {
+    key.sign(&envelope(payload_type, payload)).to_bytes()
+}
+
+/// Whether the signature of a DSSE envelope is this key's, as strictly as [`verify`].
+pub fn verify_envelope(public: &[u8; 32], payload_type: &str, payload: &[u8], signature: &[u8; 64]) -> bool {
+    let Ok(key) = VerifyingKey::from_bytes(public) else { return false };
+    key.verify_strict(&envelope(payload_type, payload), &Signature::from_bytes(signature)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! What opens the keyring: a key file, or a passphrase from a file, a descriptor or a person.
 
+use super::carried::{self, AgeKeyFrom, Carried, VARIABLE};
 use crate::config::{Paths, fs};
 use crate::error::{Code, Doing, Error, Result};
 use secrecy::{ExposeSecret, SecretString};
@@ -50,17 +51,57 @@ pub struct Unlock {
     prompt: Option<Arc<dyn Prompt>>,
     work_factor: Option<u8>,
     keychain: Option<String>,
+    carried: Option<SecretString>,
+    age_key: Option<AgeKeyFrom>,
 }
 
 impl Unlock {
-    /// What the environment says: `PORTDISTRICT_KEYRING_KEY_FILE`, `PORTDISTRICT_PASSPHRASE_FILE`.
+    /// What the environment says: `PORTDISTRICT_KEYRING_KEY_FILE`, `PORTDISTRICT_PASSPHRASE_FILE`, and for pipelines
+    /// `PORTDISTRICT_KEYRING`, `PORTDISTRICT_AGE_IDENTITY_FILE`.
     pub fn from_env() -> Unlock {
         let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
         Unlock {
             key_file: named("PORTDISTRICT_KEYRING_KEY_FILE"),
             passphrase: named("PORTDISTRICT_PASSPHRASE_FILE").map(PassphraseFrom::File),
+            // What is no text is no identity either, and is refused as such.
+            carried: env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(|text| text.into_string().unwrap_or_default().into()),
+            age_key: named("PORTDISTRICT_AGE_IDENTITY_FILE").map(AgeKeyFrom::File),
             ..Unlock::default()
         }
+    }
+
+    /// Takes the identity from this text, as if the environment carried it.
+    #[must_use]
+    pub fn with_carried(mut self, text: impl Into<SecretString>) -> Self {
+        self.carried = Some(text.into());
+        self
+    }
+
+    /// Opens a carried identity that is sealed with the age key from here; wins over the environment.
+    #[must_use]
+    pub fn with_age_key(mut self, from: AgeKeyFrom) -> Self {
+        self.age_key = Some(from);
+        self
+    }
+
+    /// Whether the environment carries the identity, which is then never stored.
+    pub fn carries(&self) -> bool {
+        self.carried.is_some()
+    }
+
+    /// The identity that the environment carries, if it does.
+    pub fn carried(&self) -> Result<Option<Carried>> {
+        self.carried.as_ref().map(|text| carried::read(text.expose_secret(), self)).transpose()
+    }
+
+    /// Where the age key comes from that opens it.
+    pub(super) fn age_key(&self) -> Option<&AgeKeyFrom> {
+        self.age_key.as_ref()
+    }
+
+    /// Refused while the environment carries the identity.
+    pub fn check_storing(&self) -> Result<()> {
+        if self.carries() { Err(carried::refuse_storing()) } else { Ok(()) }
     }
 
     /// Uses this key file; wins over the environment.
@@ -149,6 +190,7 @@ impl Unlock {
 
     /// [`Unlock::remembered`] where the stored keyring needs a passphrase.
     pub fn asked_once(&self, paths: &Paths) -> Result<Unlock> {
+        self.check_storing()?;
         match super::Keyring::protection(paths)? {
             super::Protection::Passphrase => self.remembered(),
             super::Protection::KeyFile => Ok(self.clone()),

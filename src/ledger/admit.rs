@@ -30,9 +30,11 @@ pub(super) fn check(
     let name = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(match kind {
         kinds::MachineDeployed::KIND => taken(there(MACHINE, "label")?, "a machine", &name("label"), "portdistrict machine show"),
-        kinds::MachineClaimed::KIND | kinds::MachineReconnected::KIND | kinds::MachineDestroyed::KIND => {
-            missing(there(MACHINE, "label")?, "machine", &name("label"), "portdistrict machine list")
-        }
+        kinds::MachineClaimed::KIND
+        | kinds::MachineReconnected::KIND
+        | kinds::MachineEnabled::KIND
+        | kinds::MachineDisabled::KIND
+        | kinds::MachineDestroyed::KIND => missing(there(MACHINE, "label")?, "machine", &name("label"), "portdistrict machine list"),
         kinds::GrantIssued::KIND => taken(there(GRANT, "id")?, "a grant", &name("id"), "portdistrict grant show"),
         kinds::GrantReused::KIND => missing(there(GRANT, "id")?, "grant", &name("id"), "portdistrict grant list"),
         kinds::GrantRevoked::KIND => {

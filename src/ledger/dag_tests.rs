@@ -72,7 +72,7 @@ fn policy(device: &Device, n: u8) -> serde_json::Value {
 
 /// What two devices might say of a friend, who might have taken another key.
 fn peer(n: u8) -> (&'static str, serde_json::Value) {
-    let (key, other) = (B64([n % 3; 32]), [(n + 1) % 3; 32]);
+    let (key, other) = (B64([n % 3; 32]), [(n % 3 + 1) % 3; 32]);
     let id = crate::encoding::node_id(&key.0);
     let mut added = json!({"id": id, "key": key, "name": format!("anna{}", n % 3), "provenance": "blob"});
     match n / 3 % 8 {
@@ -96,7 +96,7 @@ fn act(device: &Device, choice: u16) {
     let name = if n & 1 == 0 { "home" } else { "shed" };
     let (id, other, node) = (B64([n % 4; 8]), B64([8 + n % 4; 8]), B64([n % 2; 32]));
     let stranger = B64([200 + n % 3; 32]);
-    let _ = match choice % 24 {
+    let _ = match choice % 26 {
         0 => ledger.record(&key, &deployed(name)),
         1 => ledger.record(&key, &claimed(name)),
         2 => ledger.record(&key, &MachineDestroyed { label: label(name) }),
@@ -124,6 +124,8 @@ fn act(device: &Device, choice: u16) {
             "device.approved",
             json!({"code": id, "device": stranger, "enrolment": B64([n; 32]), "name": name, "cert": B64([n; 64])}),
         ),
+        23 => ledger.append(&key, "machine.disabled", json!({"label": name, "capability": if n & 1 == 0 { "exit" } else { "tor" }})),
+        24 => ledger.append(&key, "machine.enabled", json!({"label": name, "capability": if n & 1 == 0 { "exit" } else { "tor" }})),
         _ if n & 1 == 0 => ledger.record(&key, &rotated(&device.keyring, n / 2 % 3)),
         _ => ledger.append(&key, "device.revoked", json!({"device": stranger, "at": n, "last": n % 7, "reason": name})),
     };

@@ -131,6 +131,22 @@ kinds! {
         label: Label,
     }
 
+    /// Something that a machine can do was switched on again.
+    MachineEnabled = "machine.enabled" {
+        /// Which machine.
+        label: Label,
+        /// `exit` or `tor`.
+        capability: String,
+    }
+
+    /// Something that a machine can do was switched off.
+    MachineDisabled = "machine.disabled" {
+        /// Which machine.
+        label: Label,
+        /// `exit` or `tor`.
+        capability: String,
+    }
+
     /// Somebody may use a node.
     GrantIssued = "grant.issued" {
         /// The grant's id.
@@ -289,7 +305,7 @@ kinds! {
 
     /// The policy stopped an act.
     PolicyRefused = "policy.refused" {
-        /// `deploy`, `claim`, `invite` or `edit`.
+        /// `deploy`, `claim`, `invite`, `edit` or `enable`.
         act: String,
         /// Of what: a machine, a friend.
         name: String,

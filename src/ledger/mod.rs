@@ -40,7 +40,7 @@ pub use lines::MAX_LINE;
 pub(crate) use lines::check_line;
 pub use log::{Entry, Filter, Follower};
 pub use peers::{Peer, PeerEvent, PeerState, Peers};
-pub use query::{Exit, GrantRow, Machine, MachineState, PolicyRow, Proof, Reuse, Revoked};
+pub use query::{Exit, GrantRow, Machine, MachineState, PolicyRow, Proof, Reuse, Revoked, Switch};
 pub use resources::Resource;
 pub use sealed::{Opener, Seal};
 pub use span::{B64, MAX_SPAN, Span, SpanError, SpanId, id_of};

@@ -9,13 +9,14 @@ use super::devices;
 use super::kinds::{self, Body};
 use super::span::{B64, Span};
 use super::{dag, keys, parallel, peers, resources};
+use crate::config::Label;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 
 /// Raised whenever a table or the way it is filled changes; an older file is then rebuilt when it is opened.
-const VERSION: i64 = 10;
+const VERSION: i64 = 11;
 
 /// A table that spans fill.
 pub(super) struct Table {
@@ -79,7 +80,9 @@ CREATE TABLE keys (pos INTEGER PRIMARY KEY, key BLOB NOT NULL, chain INTEGER NOT
 CREATE TABLE machines (
   label TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT, node_key TEXT, state TEXT NOT NULL, owner TEXT NOT NULL,
   cover TEXT, dir TEXT, detail TEXT NOT NULL, seed_source TEXT, evidence TEXT,
-  created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, span TEXT NOT NULL
+  created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, span TEXT NOT NULL, exit_off INTEGER NOT NULL DEFAULT 0,
+  exit_ms INTEGER NOT NULL DEFAULT 0, exit_n INTEGER NOT NULL DEFAULT 0, tor_off INTEGER NOT NULL DEFAULT 0,
+  tor_ms INTEGER NOT NULL DEFAULT 0, tor_n INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, node TEXT, node_key TEXT, subject TEXT NOT NULL, mode TEXT NOT NULL,
@@ -339,6 +342,12 @@ fn change(conn: &Connection, id: &str, span: &Span) -> rusqlite::Result<()> {
         kinds::MachineClaimed::KIND => at.with(&span.body, At::claimed),
         kinds::MachineReconnected::KIND => at.with(&span.body, At::reconnected),
         kinds::MachineDestroyed::KIND => at.with(&span.body, At::destroyed),
+        kinds::MachineEnabled::KIND => {
+            at.with(&span.body, |at, body: &kinds::MachineEnabled| at.switched(&body.label, &body.capability, false))
+        }
+        kinds::MachineDisabled::KIND => {
+            at.with(&span.body, |at, body: &kinds::MachineDisabled| at.switched(&body.label, &body.capability, true))
+        }
         kinds::GrantIssued::KIND => at.with(&span.body, At::issued),
         kinds::GrantRevoked::KIND => at.with(&span.body, At::revoked),
         kinds::GrantReused::KIND => at.with(&span.body, At::reused),
@@ -426,6 +435,16 @@ impl At<'_> {
                 ":label": body.label.as_str(), ":node_key": body.node_key.map(|k| k.to_string()), ":address": body.address, ":ms": self.ms,
             },
         )
+    }
+
+    /// A capability that this version does not know changes nothing.
+    fn switched(&self, label: &Label, capability: &str, off: bool) -> rusqlite::Result<()> {
+        let sql = match capability {
+            "exit" => "UPDATE machines SET exit_off = ?1, exit_ms = ?2, exit_n = ?3, changed_ms = ?2 WHERE label = ?4",
+            "tor" => "UPDATE machines SET tor_off = ?1, tor_ms = ?2, tor_n = ?3, changed_ms = ?2 WHERE label = ?4",
+            _ => return Ok(()),
+        };
+        run(self.conn, sql, params![off, self.ms, self.n, label.as_str()])
     }
 
     fn destroyed(&self, body: &kinds::MachineDestroyed) -> rusqlite::Result<()> {

@@ -52,6 +52,19 @@ pub struct Machine {
     pub changed_ms: u64,
     /// The span that deployed it.
     pub span: SpanId,
+    /// Whether it takes guests.
+    pub exit: Switch,
+    /// Whether it is an onion service, where it was deployed as one.
+    pub tor: Switch,
+}
+
+/// What the owner can switch on a machine.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Switch {
+    /// Whether it is off.
+    pub off: bool,
+    /// The clock of the last word about it, Unix milliseconds and a counter; zeroes while there was none.
+    pub said: (u64, u64),
 }
 
 /// What the last verification of a node's evidence came to.
@@ -192,8 +205,8 @@ pub struct Exit {
 }
 
 const MACHINES: &str =
-    "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span
-    FROM machines";
+    "SELECT label, provider, address, node_key, state, owner, cover, dir, detail, seed_source, evidence, created_ms, changed_ms, span,
+    exit_off, exit_ms, exit_n, tor_off, tor_ms, tor_n FROM machines";
 const GRANTS: &str =
     "SELECT id, name, node, node_key, subject, mode, not_before, expires, limits, signed, issued_ms, revoked_at, reason, revocation,
     span, (SELECT sum(count) FROM reuses WHERE reuses.id = grants.id), (SELECT max(last) FROM reuses WHERE reuses.id = grants.id),
@@ -394,7 +407,13 @@ fn machine(row: &Row<'_>) -> rusqlite::Result<Machine> {
         created_ms: uint(row, 11)?,
         changed_ms: uint(row, 12)?,
         span: parsed(row, 13)?,
+        exit: switch(row, 14)?,
+        tor: switch(row, 17)?,
     })
+}
+
+fn switch(row: &Row<'_>, at: usize) -> rusqlite::Result<Switch> {
+    Ok(Switch { off: row.get(at)?, said: (uint(row, at + 1)?, uint(row, at + 2)?) })
 }
 
 fn grant(row: &Row<'_>) -> rusqlite::Result<GrantRow> {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Names of what is made.
 const DISK: &str = "disk.raw";
 const ARCHIVE: &str = "image.tar.gz";
-const MANIFEST: &str = "image.json";
+pub(super) const MANIFEST: &str = "image.json";
 /// The stub within its package, and where an installed one lies.
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
@@ -223,7 +223,7 @@ fn artifact(path: &Path, step: &dyn crate::progress::Step) -> Result<Artifact> {
 }
 
 /// SHA-256 of all that is left to read; `at` hears how far it is.
-fn digest(from: &mut impl Read, mut at: impl FnMut(u64)) -> std::io::Result<ring::digest::Digest> {
+pub(super) fn digest(from: &mut impl Read, mut at: impl FnMut(u64)) -> std::io::Result<ring::digest::Digest> {
     // A disk is a GiB; this one uses the processor's instructions for it.
     let (mut hasher, mut buffer, mut done) = (ring::digest::Context::new(&ring::digest::SHA256), vec![0; 1024 * 1024], 0);
     loop {
@@ -262,7 +262,7 @@ fn go_on() -> Result<()> {
 }
 
 /// Writes a file beside its place, then moves it there: what is at a name is always whole.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+pub(super) fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let part = part_of(path);
     go_on()?;
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&part).doing("write", part.display())?;

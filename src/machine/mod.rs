@@ -5,6 +5,7 @@
 
 pub mod attest;
 pub mod build;
+pub mod capability;
 pub mod check;
 pub mod claim;
 mod drift;
@@ -13,17 +14,19 @@ mod gce;
 pub mod hetzner;
 mod journal;
 mod local;
+pub mod logs;
 mod node_files;
 mod packages;
 mod permit;
 pub mod predict;
 mod process;
+pub mod provenance;
 pub mod provider;
 pub mod publish;
 mod qemu;
 mod seeds;
-pub mod server;
 mod serial;
+pub mod server;
 mod service;
 mod ssh;
 mod tail;
@@ -52,7 +55,7 @@ use crate::session::messages::{MAX_ROTATIONS, OnionState, OnionStatus, Status};
 use crate::session::seed::Source;
 use crate::tor;
 use check::Check;
-use provider::{LineSink, Provider, Site};
+use provider::{Provider, Site};
 use seeds::{open_seed, read_seed, seal_seed, source, source_of};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
@@ -337,7 +340,7 @@ async fn settle(cx: &Context, machine: &Machine, progress: &dyn Progress) -> Res
             told = true;
         }
         match asked {
-            Ok(status) if status.onion.as_ref().is_none_or(|onion| onion.state.is_reachable()) => {
+            Ok(status) if status.tor_off || status.onion.as_ref().is_none_or(|onion| onion.state.is_reachable()) => {
                 step.into_iter().for_each(crate::progress::Step::done);
                 return Ok(status);
             }
@@ -528,13 +531,6 @@ pub fn leftovers(cx: &Context) -> Result<Vec<Label>> {
     Ok(left)
 }
 
-/// Passes on a machine's log.
-pub async fn logs(cx: &Context, label: &Label, lines: usize, follow: bool, sink: LineSink<'_>) -> Result<()> {
-    let machine = cx.ledger()?.machine(label)?;
-    let (provider, site) = known_place(cx, &machine)?;
-    provider.logs(&site, lines, follow, sink).await
-}
-
 /// What [`destroy`] would do, one sentence each.
 pub fn describe_destroy(cx: &Context, label: &Label) -> Result<Vec<String>> {
     let (dir, elsewhere) = (cx.paths().machine_dir(label), Journal::of_machine(cx, label).open()?);
@@ -605,7 +601,7 @@ pub async fn doctor(cx: &Context, on: Kind, label: Option<&Label>) -> Result<Vec
         Ok(status) => {
             checks.push(check_clock(status.now, cx.now()));
             checks.push(Check::pass("control", format!("answers its owner, version {}", status.version)));
-            checks.extend(status.onion.as_ref().map(check_onion));
+            checks.extend(status.onion.as_ref().filter(|_| !status.tor_off).map(check_onion));
         }
         Err(error) => checks.push(Check::failed("control", &error)),
     }

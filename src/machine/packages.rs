@@ -5,6 +5,7 @@ use crate::config::{Paths, fs};
 use crate::encoding::hex;
 use crate::error::{Code, Doing, Error, Result};
 use crate::image::{Deb, Input, MAX_INPUT, Role};
+use crate::keyring;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -162,6 +163,7 @@ fn download(folder: &Path, package: &str) -> Result<PathBuf> {
         .current_dir(folder)
         .stdin(Stdio::null())
         .env("LC_ALL", "C")
+        .env_remove(keyring::VARIABLE)
         .output()
         .doing("run", "apt-get")?;
     if !output.status.success() {

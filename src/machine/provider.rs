@@ -308,6 +308,10 @@ pub trait Provider {
     fn power<'a>(&'a self, site: &'a Site) -> Job<'a, Power>;
     /// The process on this computer, if it is one and runs.
     fn pid(&self, site: &Site) -> Option<i32>;
+    /// Whether it has the logs of its machines; where it has none, they are asked of the node, and [`Provider::logs`] is not called.
+    fn keeps_logs(&self) -> bool {
+        true
+    }
     /// The last `lines` lines of its node's log, then the following ones as they come if `follow` is set.
     fn logs<'a>(&'a self, site: &'a Site, lines: usize, follow: bool, sink: LineSink<'a>) -> Job<'a, ()>;
     /// What the machine's evidence is compared with.

@@ -3,6 +3,7 @@
 use super::provider::Site;
 use crate::config::Label;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -139,6 +140,7 @@ pub(super) fn remove_now(label: &Label) {
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new("systemctl");
+    command.env_remove(keyring::VARIABLE);
     command.arg("--user").args(args).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
     command
 }

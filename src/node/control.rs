@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::session::Stream;
 use crate::session::messages::{
     Activated, ControlRequest, Discovery, EvidenceReply, EvidenceRequest, HistoryReply, HolderRequest, LogsReply, LogsRequest,
-    MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply, Renewed, Reply, Revoked, Status, write_reply,
+    MAX_DISCOVERY_KEYS, MAX_LOG_LINES, Message, Nothing, PolicyReply, Renewed, Reply, Revoked, Status, Switched, Switches, write_reply,
 };
 use crate::token::{SignedGrant, SignedLease, SignedRevocation};
 use crate::trust::Refusal;
@@ -43,6 +43,7 @@ pub(super) async fn serve(core: &Arc<Core>, request: &[u8], stream: Stream) -> i
         ControlRequest::Renew(list) => send(stream, renew(core, &list).await).await,
         ControlRequest::Discovery(discovery) => send(stream, discover(core, discovery).await).await,
         ControlRequest::History => send(stream, history(core).await).await,
+        ControlRequest::Switch(switches) => send(stream, switch(core, switches).await).await,
         ControlRequest::Stop => {
             core.log.event("stop.asked").write();
             let sent = send(stream, Reply::Done(Nothing)).await;
@@ -121,6 +122,7 @@ fn failed_with<T>(error: &Error) -> Reply<T> {
 }
 
 fn status(core: &Core) -> Status {
+    let switches = core.gate.switches();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         label: core.config.label.as_str().to_owned(),
@@ -136,6 +138,8 @@ fn status(core: &Core) -> Status {
         grants: core.gate.grants(),
         onion: core.onion.as_ref().map(Onion::status),
         heard: core.gate.heard(),
+        exit_off: switches.exit.off,
+        tor_off: switches.tor.off,
     }
 }
 
@@ -247,6 +251,24 @@ async fn take_rules(core: &Arc<Core>, signed: Vec<u8>) -> Reply<Nothing> {
         Ok(Ok((number, _))) => {
             core.log.event("rules.taken").with("policy", number).write();
             Reply::Done(Nothing)
+        }
+        Ok(Err(error)) => failed_with(&error),
+        Err(_) => failed("failed", "the node could not finish it"),
+    }
+}
+
+/// What the owner switches off is off when he has the answer; an onion service that is switched on comes up after it.
+async fn switch(core: &Arc<Core>, switches: Switches) -> Reply<Switched> {
+    let gate = core.gate.clone();
+    match tokio::task::spawn_blocking(move || gate.switch(switches)).await {
+        Ok(Ok((now, closed))) => {
+            if let Some(onion) = &core.onion {
+                onion.set_up(!now.tor.off);
+            }
+            let in_words = |off| if off { "off" } else { "on" };
+            let line = core.log.event("switched").with("exit", in_words(now.exit.off)).with("tor", in_words(now.tor.off));
+            line.with("closed", closed).write();
+            Reply::Done(Switched { now, closed: closed as u64 })
         }
         Ok(Err(error)) => failed_with(&error),
         Err(_) => failed("failed", "the node could not finish it"),

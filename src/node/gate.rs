@@ -326,6 +326,10 @@ impl Gate {
                 Decision::Admit(admission) => admission,
                 Decision::Refuse(refusal) => return Judged::Out(refusal),
             };
+            // Before anything is bound: the invite stays as it is.
+            if admission.role == Role::Exit && self.lock().is_off(asking.way) {
+                return Judged::Out(Refusal::SwitchedOff);
+            }
             if admission.role == Role::Exit && (self.is_draining() || self.sessions() >= self.max_sessions) {
                 return Judged::Out(Refusal::Busy);
             }
@@ -397,7 +401,8 @@ impl Gate {
 
     /// Puts the session on the books; `None` if something changed since the decision, which then must be made again.
     fn register(&self, asking: &Asking, role: Role, generation: u64) -> Option<(Arc<Live>, Meters)> {
-        let live = Live::new(self.next_live.fetch_add(1, Ordering::Relaxed), asking.keys.clone(), asking.chain.root().grant());
+        let number = self.next_live.fetch_add(1, Ordering::Relaxed);
+        let live = Live::new(number, asking.keys.clone(), asking.chain.root().grant(), asking.way);
         let mut books = self.lock();
         if books.generation != generation {
             return None;

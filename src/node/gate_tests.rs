@@ -269,3 +269,25 @@ async fn on_a_full_disk_nobody_is_promised_anything_and_later_it_works() {
     assert!(gate.admit(SUBJECT, &hello(grant_2.clone(), Some(LAPTOP)), Way::Direct, now_s()).await.is_ok());
     assert_eq!(gate.admit(SUBJECT, &hello(grant_2, Some(PHONE)), Way::Direct, now_s()).await.err(), Some(Refusal::GrantBoundElsewhere));
 }
+
+#[tokio::test]
+async fn while_it_is_off_nothing_is_bound_and_only_the_way_that_is_off_is_closed() {
+    use crate::session::messages::{Switch, Switches};
+    let dir = tempfile::tempdir().unwrap();
+    let gate = gate(&dir);
+    let off = |at, off| Switch { edition: (at, 0), off };
+    let over_tor = gate.admit(SUBJECT, &hello(grant(1, Mode::Many), Some(PHONE)), Way::Tor, now_s()).await.unwrap();
+    let direct = gate.admit(SUBJECT, &hello(grant(2, Mode::Many), Some(PHONE)), Way::Direct, now_s()).await.unwrap();
+    assert_eq!(gate.switch(Switches { exit: Switch::default(), tor: off(1, true) }).unwrap().1, 1);
+    assert_eq!((over_tor.live.ended(), direct.live.ended()), (Some("switched-off"), None));
+    assert_eq!(gate.admit(PHONE, &hello(grant(1, Mode::Many), None), Way::Tor, now_s()).await.err(), Some(Refusal::SwitchedOff));
+    assert!(gate.admit(PHONE, &hello(grant(1, Mode::Many), None), Way::Direct, now_s()).await.is_ok());
+
+    assert_eq!(gate.switch(Switches { exit: off(1, true), tor: off(1, true) }).unwrap().1, 1);
+    let fresh = grant(3, Mode::Once);
+    assert_eq!(gate.admit(SUBJECT, &hello(fresh.clone(), Some(PHONE)), Way::Direct, now_s()).await.err(), Some(Refusal::SwitchedOff));
+    let visit = Grant { role: Role::Control, ..grant(200, Mode::Try) };
+    assert!(gate.admit(SUBJECT, &hello(visit, None), Way::Direct, now_s()).await.is_ok(), "the owner still gets in");
+    gate.switch(Switches { exit: off(2, false), tor: off(1, true) }).unwrap();
+    assert!(gate.admit(SUBJECT, &hello(fresh, Some(LAPTOP)), Way::Direct, now_s()).await.is_ok(), "it was not bound meanwhile");
+}

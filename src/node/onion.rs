@@ -66,6 +66,8 @@ pub(super) struct Onion {
     status: watch::Sender<OnionStatus>,
     clients: Arc<AtomicU64>,
     circuits: Arc<AtomicUsize>,
+    /// Whether the owner wants it.
+    up: watch::Sender<bool>,
 }
 
 /// A session over Tor is counted while this lives.
@@ -79,7 +81,7 @@ impl Drop for ClientCount {
 
 impl Onion {
     /// Derives everything from the node's seed; nothing is started.
-    pub(super) fn new(seed: &Seed, discovery: Vec<[u8; 32]>) -> Onion {
+    pub(super) fn new(seed: &Seed, discovery: Vec<[u8; 32]>, up: bool) -> Onion {
         let (key, restricted_key) = (seed.derive(Purpose::NodeOnion), seed.derive(Purpose::NodeOnionRestricted));
         let mut tester = Zeroizing::new([0; 32]);
         // Without randomness there is no key, and without a key no test: the service never counts as ready.
@@ -95,6 +97,7 @@ impl Onion {
             status: watch::Sender::new(status),
             clients: Arc::default(),
             circuits: Arc::default(),
+            up: watch::Sender::new(up),
         }
     }
 
@@ -107,9 +110,18 @@ impl Onion {
         status
     }
 
-    /// How it is, now and later.
-    pub(super) fn follow(&self) -> watch::Receiver<OnionStatus> {
-        self.status.subscribe()
+    /// Switches it on or off.
+    pub(super) fn set_up(&self, up: bool) {
+        self.up.send_if_modified(|now| std::mem::replace(now, up) != up);
+    }
+
+    /// Waits until friends can come over it, or are not meant to.
+    pub(super) async fn settled(&self) {
+        let (mut status, mut up) = (self.status.subscribe(), self.up.subscribe());
+        tokio::select! {
+            _ = status.wait_for(|status| status.state.is_reachable()) => {}
+            _ = up.wait_for(|up| !up) => {}
+        }
     }
 
     /// Replaces the keys that may discover the restricted service.
@@ -151,7 +163,7 @@ pub(super) fn start(core: &Arc<Core>, sources: &Sources) -> Result<Option<JoinHa
         let resolver = Arc::new(Resolver::new(sources));
         runtime.block_on(async {
             tokio::select! {
-                () = keep(&core, &resolver) => {}
+                () = keep_while_wanted(&core, &resolver) => {}
                 () = core.reached(Phase::Ending) => {}
             }
         });
@@ -160,16 +172,33 @@ pub(super) fn start(core: &Arc<Core>, sources: &Sources) -> Result<Option<JoinHa
     std::thread::Builder::new().name("node-onion".to_owned()).spawn(work).map(Some).doing("start", "a thread of the node")
 }
 
-/// Keeps the service going; what fails is tried again for as long as the node runs.
-async fn keep(core: &Arc<Core>, resolver: &Arc<Resolver>) {
+/// Keeps the service going for as long as the owner wants it; while it is off, nothing of Tor runs.
+async fn keep_while_wanted(core: &Arc<Core>, resolver: &Arc<Resolver>) {
     let (Some(onion), Some(config)) = (&core.onion, &core.config.tor) else { return };
     let settings = Settings { file: config.config_file.clone(), bridges: config.bridges.clone() };
     let tor = Tor::new(Places::within(&core.config.state_dir.join("tor")), settings, Role::Host);
+    let mut up = onion.up.subscribe();
+    loop {
+        if !*up.borrow_and_update() {
+            note(core, onion, OnionState::Unreachable, Some("the owner has switched it off".to_owned()));
+            tor.start_over().await;
+            let _ = up.wait_for(|up| *up).await;
+            note(core, onion, OnionState::Joining, None);
+        }
+        tokio::select! {
+            () = keep(core, onion, &tor, resolver, config.self_test) => return,
+            _ = up.wait_for(|up| !up) => {}
+        }
+    }
+}
+
+/// Hosts it; what fails is tried again for as long as the node runs.
+async fn keep(core: &Arc<Core>, onion: &Onion, tor: &Arc<Tor>, resolver: &Arc<Resolver>, self_test: bool) {
     let mut attempt = 0;
     loop {
         let (begun, since) = (Instant::now(), now_s());
-        let error = host(core, onion, &tor, resolver, LOST_PATIENCE[attempt]).await;
-        let was_well = match config.self_test {
+        let error = host(core, onion, tor, resolver, LOST_PATIENCE[attempt]).await;
+        let was_well = match self_test {
             true => onion.status.borrow().tested_at.is_some_and(|at| at >= since),
             false => begun.elapsed() > GOOD_RUN,
         };

@@ -95,7 +95,7 @@ impl Node {
         let discovery = gate.state().discovery(now_s())?;
         // Without the seed that the owner brings there is no address to publish.
         let has_seed = !config.seed_from_owner || gate.owner().is_some();
-        let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery));
+        let onion = config.tor.as_ref().filter(|_| has_seed).map(|_| Onion::new(&seed, discovery, !gate.switches().tor.off));
         let core =
             Arc::new(Core::new(Parts { config, fixed_owner, has_seed, key, address, log, gate, acceptor, policy, rules, onion, witness }));
         let shards = Shards::start(&core, sources)?;
@@ -125,7 +125,7 @@ impl Node {
     /// Waits until friends can come by every way that the node offers: at once by TCP, over Tor when the way was tried.
     pub async fn reachable(&self) {
         if let Some(onion) = &self.core.onion {
-            let _ = onion.follow().wait_for(|status| status.state.is_reachable()).await;
+            onion.settled().await;
         }
     }
 

@@ -8,6 +8,7 @@ use super::meter::{PAST_DAYS, Usage};
 use crate::config::fs;
 use crate::error::{Code, Error, Result};
 use crate::keyring::Seed;
+use crate::session::messages::{Switch, Switches};
 use crate::token::Way;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Steps from one schema to the next; a step is never changed once released.
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 6] = [
     "
     CREATE TABLE node (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -91,6 +92,15 @@ const SCHEMA: [&str; 5] = [
     ALTER TABLE node ADD COLUMN rules BLOB;
 ",
     super::history::SCHEMA,
+    "
+    -- What the owner has switched off, and the clocks of the words that said so.
+    ALTER TABLE node ADD COLUMN exit_off INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN exit_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN exit_n INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN tor_off INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN tor_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE node ADD COLUMN tor_n INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// A grant's id.
@@ -166,6 +176,8 @@ pub struct Snapshot {
     pub allow: Option<Vec<String>>,
     /// The owner's rules about destinations, signed.
     pub rules: Option<Vec<u8>>,
+    /// What the owner has switched off.
+    pub switches: Switches,
     /// Grants that were ever used here.
     pub grants: HashMap<GrantId, Record>,
     /// Grant ids (8 bytes) and subject keys (32 bytes) that were taken back.
@@ -380,6 +392,18 @@ impl State {
         self.write(|tx| tx.execute("UPDATE node SET allow = ?1", [text]).map(drop))
     }
 
+    /// Remembers what the owner has switched off.
+    pub fn set_switches(&self, switches: &Switches) -> Result<()> {
+        let (exit, tor) = (switches.exit, switches.tor);
+        self.write(|tx| {
+            tx.execute(
+                "UPDATE node SET exit_off = ?1, exit_ms = ?2, exit_n = ?3, tor_off = ?4, tor_ms = ?5, tor_n = ?6",
+                params![exit.off, clamp(exit.edition.0), clamp(exit.edition.1), tor.off, clamp(tor.edition.0), clamp(tor.edition.1)],
+            )
+            .map(drop)
+        })
+    }
+
     /// Replaces the owner's rules about destinations.
     pub fn set_rules(&self, signed: &[u8]) -> Result<()> {
         self.write(|tx| tx.execute("UPDATE node SET rules = ?1", [signed]).map(drop))
@@ -439,6 +463,12 @@ fn read_snapshot(db: &Connection) -> rusqlite::Result<Snapshot> {
         Ok((row.get(0)?, row.get(1)?, Times { stated: time(2)?, heard: time(3)?, clock: time(4)? }))
     })?;
     snapshot.rules = db.query_row("SELECT rules FROM node", [], |row| row.get(0))?;
+    snapshot.switches = db.query_row("SELECT exit_off, exit_ms, exit_n, tor_off, tor_ms, tor_n FROM node", [], |row| {
+        let switch = |at: usize| -> rusqlite::Result<Switch> {
+            Ok(Switch { off: row.get(at)?, edition: (row.get(at + 1).map(unsigned)?, row.get(at + 2).map(unsigned)?) })
+        };
+        Ok(Switches { exit: switch(0)?, tor: switch(3)? })
+    })?;
     snapshot.allow = allow.and_then(|text| serde_json::from_str(&text).ok());
     let mut rows = db.prepare("SELECT grant_id, device FROM bindings ORDER BY at, device")?;
     for row in rows.query_map([], |row| Ok((row.get::<_, GrantId>(0)?, row.get(1)?)))? {

@@ -27,6 +27,8 @@ struct Place {
 
 #[path = "rules_tests.rs"]
 mod rules;
+#[path = "switches_tests.rs"]
+mod switches;
 
 fn owner() -> SigningKey {
     Seed::from_bytes(&[7; 32]).signing_key(Purpose::IdentitySign)

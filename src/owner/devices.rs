@@ -68,7 +68,7 @@ pub struct Answered {
 
 /// On the new device: makes its keys and answers the code. The same code again gives the same answer.
 pub fn answer(cx: &Context, text: &str, name: &Label) -> Result<Answered> {
-    if Keyring::exists(cx.paths()) {
+    if cx.has_keyring() {
         return Err(Error::new(Code::Exists, format!("this home has an identity already: {}", cx.paths().home_in_use()))
             .because("a device belongs to one owner, for ever")
             .hint("join with an empty home: portdistrict --home DIR device init --code CODE --name NAME"));
@@ -215,7 +215,7 @@ pub fn accept(cx: &Context, text: &str) -> Result<Accepted> {
     if sealed.len() > SEALED_LIMIT {
         return Err(Error::new(Code::BadBlob, "this welcome is too long").hint("make it anew: portdistrict device welcome NAME"));
     }
-    if Keyring::exists(cx.paths()) {
+    if cx.has_keyring() {
         return accept_again(cx, &sealed);
     }
     let unlock = cx.unlock()?;

@@ -15,7 +15,7 @@ use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::ledger::{B64, Machine};
 use crate::resolve::socket_addresses;
-use crate::session::messages::Revoked;
+use crate::session::messages::{Revoked, Switched};
 use crate::session::{self, ConnectError, ControlClient, owner_hello};
 use serde_json::Value;
 use std::io;
@@ -62,6 +62,11 @@ impl Control {
         let client = ControlClient::new(session);
         let (told, heard) = revocations::catch_up(cx, &client, machine).await;
         Ok(Control { client, told, heard })
+    }
+
+    /// Tells it what is switched off; it was told at the beginning of this visit, too, so this asks what came of it.
+    pub async fn tell_switches(&self, machine: &Machine) -> Result<Option<Switched>> {
+        revocations::tell_switches(&self.client, machine).await
     }
 
     /// Tells it what the policy says of destinations now; it was told at the beginning of this visit, too.

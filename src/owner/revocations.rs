@@ -7,10 +7,10 @@ use super::Control;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::ledger::kinds::{Blob, LeaseStated, RenewalDelivered, RevocationDelivered, RulesDelivered};
-use crate::ledger::{B64, Delivery, Machine};
+use crate::ledger::{self, B64, Delivery, Machine};
 use crate::policy;
 use crate::session::ControlClient;
-use crate::session::messages::{MAX_RENEWED, MAX_REVOCATIONS, Revoked};
+use crate::session::messages::{MAX_RENEWED, MAX_REVOCATIONS, Revoked, Switch, Switched, Switches};
 use crate::token::{Lease, SignedGrant, SignedLease, SignedRevocation};
 use std::time::Duration;
 
@@ -48,6 +48,9 @@ pub(super) async fn catch_up(cx: &Context, node: &ControlClient, machine: &Machi
             if let Err(error) = tell_rules(cx, node, machine).await {
                 tracing::debug!(%error, machine = %machine.label, "the node did not take the policy");
             }
+            if let Err(error) = tell_switches(node, machine).await {
+                tracing::debug!(%error, machine = %machine.label, "the node did not hear what is switched off");
+            }
             if let Ok(Some(lease)) = statement(cx, machine) {
                 let _ = node.lease(&lease).await;
             }
@@ -70,6 +73,14 @@ pub(super) async fn tell_rules(cx: &Context, node: &ControlClient, machine: &Mac
         cx.record(&RulesDelivered { number, node: machine.label.clone(), node_key })?;
     }
     Ok(())
+}
+
+/// Tells a node what the owner has switched off, at each visit: a machine that keeps nothing has forgotten it. None if nothing was ever
+/// switched.
+pub(super) async fn tell_switches(node: &ControlClient, machine: &Machine) -> Result<Option<Switched>> {
+    let word = |switch: ledger::Switch| Switch { edition: switch.said, off: switch.off };
+    let switches = Switches { exit: word(machine.exit), tor: word(machine.tor) };
+    if switches == Switches::default() { Ok(None) } else { node.switch(switches).await.map(Some) }
 }
 
 /// What a node is to be told.

@@ -34,6 +34,11 @@ pub enum Act<'a> {
         /// The key of the device that does.
         device: &'a str,
     },
+    /// To switch on again what a machine can do.
+    Enable {
+        /// `exit` or `tor`.
+        capability: &'a str,
+    },
     /// To go somewhere, as a friend.
     Reach {
         /// The name of the grant.
@@ -84,6 +89,7 @@ pub fn decide(policy: &Policy, act: &Act<'_>) -> Decision {
         Act::Claim { rung, verified } => claim(policy, *rung, *verified),
         Act::Lend(lend) => lending(policy, lend),
         Act::Edit { device } => listed("editors", &policy.editors, device, false),
+        Act::Enable { capability } => listed("enable.capabilities", &policy.enable.capabilities, capability, policy.strict),
         Act::Reach { who, to } => return reach(policy, who, to),
     };
     refused.unwrap_or_else(|| Decision::yes("default", "no rule refuses it"))
@@ -227,6 +233,11 @@ mod tests {
         assert_eq!(rule("[invite]\nbytes = 5", &act), no("invite.bytes"));
         assert_eq!(rule("[invite]\nbytes = 5", &Act::Lend(Lend { bytes: Some(5), ..lend })), yes("default"));
         assert_eq!(rule("[invite]\nper_day = 1", &act), no("invite.per_day"));
+        let act = Act::Enable { capability: "tor" };
+        assert_eq!(rule("", &act), yes("default"));
+        assert_eq!(rule("strict = true", &act), no("strict"));
+        assert_eq!(rule("[enable]\ncapabilities = ['exit']", &act), no("enable.capabilities"));
+        assert_eq!(rule("strict = true\n[enable]\ncapabilities = ['tor']", &act), yes("default"));
         let mine = crate::encoding::base64(&[1; 32]);
         assert_eq!(rule(&format!("editors = ['{mine}']"), &Act::Edit { device: "other" }), no("editors"));
         assert_eq!(rule(&format!("editors = ['{mine}']"), &Act::Edit { device: &mine }), yes("default"));

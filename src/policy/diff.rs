@@ -68,6 +68,7 @@ fn limits(old: &Policy, new: &Policy) -> Vec<Change> {
             ("invite.longest", number(policy.invite.longest)),
             ("invite.bytes", number(policy.invite.bytes)),
             ("invite.per_day", number(policy.invite.per_day)),
+            ("enable.capabilities", list(&policy.enable.capabilities)),
         ]
     };
     let changed = parts(old).into_iter().zip(parts(new)).filter(|(before, after)| before != after);

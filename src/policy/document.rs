@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_POLICY: usize = 32 * 1024;
 /// The version that this program reads and writes.
 const VERSION: u32 = 1;
+/// What a machine can do and its owner can switch off, by name.
+pub const CAPABILITIES: [&str; 2] = ["exit", "tor"];
 /// Most entries of one list.
 const MAX_LIST: usize = 256;
 
@@ -36,6 +38,9 @@ pub struct Policy {
     /// What may be lent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub invite: Invite,
+    /// What may be switched on again; switching off is never refused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub enable: Enable,
     /// Where friends may go, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reach: Vec<Reach>,
@@ -86,6 +91,15 @@ pub struct Invite {
     pub per_day: Option<u64>,
 }
 
+/// What may be switched on again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enable {
+    /// `exit`, `tor`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub capabilities: Vec<String>,
+}
+
 /// A rule about destinations. Among those that speak of a friend and a destination, a refusal wins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,6 +123,7 @@ impl Default for Policy {
             deploy: Deploy::default(),
             claim: Claim::default(),
             invite: Invite::default(),
+            enable: Enable::default(),
             reach: Vec::new(),
         }
     }
@@ -140,6 +155,7 @@ impl Policy {
             ("deploy.images", &self.deploy.images),
             ("deploy.measurements", &self.deploy.measurements),
             ("invite.modes", &self.invite.modes),
+            ("enable.capabilities", &self.enable.capabilities),
         ];
         for (name, list) in lists {
             if list.len() > MAX_LIST {
@@ -160,6 +176,9 @@ impl Policy {
         }
         if let Some(entry) = self.invite.modes.iter().find(|mode| !["try", "once", "many"].contains(&mode.as_str())) {
             return Err(format!("invite.modes: {entry:?} is not `try`, `once` or `many`"));
+        }
+        if let Some(entry) = self.enable.capabilities.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {
+            return Err(format!("enable.capabilities: {entry:?} is not one of {}", CAPABILITIES.join(", ")));
         }
         if let Some(entry) = self.editors.iter().find(|key| crate::encoding::from_base64_array::<32>(key).is_none()) {
             return Err(format!("editors: {entry:?} is not the key of a device, as `portdistrict identity show` prints it"));
@@ -248,6 +267,7 @@ mod tests {
             ("version = 1\n[deploy]\nimages = ['AA']", "deploy.images: \"AA\""),
             ("version = 1\n[deploy]\nmeasurements = ['aa']", "deploy.measurements: \"aa\""),
             ("version = 1\n[invite]\nmodes = ['twice']", "invite.modes: \"twice\""),
+            ("version = 1\n[enable]\ncapabilities = ['fly']", "enable.capabilities: \"fly\""),
             ("version = 1\neditors = ['me']", "editors: \"me\""),
             ("version = 1\n[claim]\nrung = 'high'", "high"),
             ("version = 1\n[[reach]]\nwho = []\nto = ['*']\nallow = true", "reach[0]: `who` has 0"),

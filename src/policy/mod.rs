@@ -15,7 +15,7 @@ mod why;
 
 pub use decide::{Act, Decision, Lend, decide};
 pub use diff::{Change, diff};
-pub use document::{Claim, Deploy, Invite, MAX_POLICY, Policy, Reach};
+pub use document::{CAPABILITIES, Claim, Deploy, Enable, Invite, MAX_POLICY, Policy, Reach};
 pub use explain::explain;
 pub use record::{Asked, Current, current, guard, set, today};
 pub use rules::{is_about, rules_for, unheard};

@@ -75,6 +75,7 @@ pub fn guard(cx: &Context, act: &Act<'_>, name: &str, asked: Asked) -> Result<()
         Act::Claim { .. } => "claim",
         Act::Lend(_) => "invite",
         Act::Edit { .. } => "edit",
+        Act::Enable { .. } => "enable",
         Act::Reach { .. } => "reach",
     };
     refuse(cx, &current, &decide(&current.policy, act), verb, name, asked)

@@ -1,6 +1,6 @@
 //! A second, slower reading of the document, written from its description alone; random policies must mean the same to both.
 
-use super::document::{Claim, Deploy, Invite, Policy, Reach};
+use super::document::{CAPABILITIES, Claim, Deploy, Enable, Invite, Policy, Reach};
 use super::{Act, Lend, decide};
 use crate::attest::Rung;
 use crate::config::Destination;
@@ -27,6 +27,7 @@ fn allowed(policy: &Policy, act: &Act<'_>) -> bool {
                 && policy.invite.per_day.unwrap_or(u64::MAX) > *today
         }
         Act::Edit { device } => policy.editors.is_empty() || policy.editors.contains(&(*device).to_owned()),
+        Act::Enable { capability } => in_list(&policy.enable.capabilities, capability),
         Act::Reach { who, to } => {
             let mut verdicts = Vec::new();
             for rule in &policy.reach {
@@ -111,14 +112,16 @@ fn policies() -> impl Strategy<Value = Policy> {
         per_day,
     });
     let rung = proptest::sample::select(Rung::ALL.to_vec());
-    (any::<bool>(), any::<bool>(), some_of(&["k1", "k2"]), deploy, rung, invite, proptest::collection::vec(reach, 0..5)).prop_map(
-        |(strict, signatures_required, editors, deploy, rung, invite, reach)| Policy {
+    let enable = some_of(&CAPABILITIES).prop_map(|capabilities| Enable { capabilities });
+    (any::<bool>(), any::<bool>(), some_of(&["k1", "k2"]), deploy, rung, invite, enable, proptest::collection::vec(reach, 0..5)).prop_map(
+        |(strict, signatures_required, editors, deploy, rung, invite, enable, reach)| Policy {
             strict,
             signatures_required,
             editors,
             deploy,
             claim: Claim { rung },
             invite,
+            enable,
             reach,
             ..Policy::default()
         },
@@ -134,7 +137,7 @@ fn random_policies_mean_the_same_to_a_second_reader() {
         (proptest::sample::select(vec!["local", "qemu", "gce"]), proptest::option::of(proptest::sample::select(DIGESTS.to_vec())), 0u64..4),
         (proptest::sample::select(Rung::ALL.to_vec()), any::<bool>()),
         (proptest::sample::select(vec!["try", "once", "many"]), 0u64..5, proptest::option::of(0u64..5), 0u64..4),
-        proptest::sample::select(vec!["k1", "k2", "k3"]),
+        (proptest::sample::select(vec!["k1", "k2", "k3"]), proptest::sample::select(CAPABILITIES.to_vec())),
         (
             proptest::sample::select(vec!["anna", "bert", "ann", "carl"]),
             proptest::sample::select(vec![
@@ -149,21 +152,25 @@ fn random_policies_mean_the_same_to_a_second_reader() {
     );
     let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() });
     runner
-        .run(&asked, |(policy, (provider, image, today), (rung, verified), (mode, life, bytes, issued), device, (who, to))| {
-            let to: Destination = to.parse().unwrap();
-            for act in [
-                Act::Deploy { provider, image, measurement: None, today },
-                Act::Claim { rung, verified },
-                Act::Lend(Lend { mode, life, bytes, today: issued }),
-                Act::Edit { device },
-                Act::Reach { who, to: &to },
-            ] {
-                let decision = decide(&policy, &act);
-                prop_assert_eq!(decision.allowed, allowed(&policy, &act), "{:?} under {}", act, policy.to_toml());
-                // What is refused names a rule of the document.
-                prop_assert!(decision.allowed || decision.rule != "default");
-            }
-            Ok(())
-        })
+        .run(
+            &asked,
+            |(policy, (provider, image, today), (rung, verified), (mode, life, bytes, issued), (device, capability), (who, to))| {
+                let to: Destination = to.parse().unwrap();
+                for act in [
+                    Act::Deploy { provider, image, measurement: None, today },
+                    Act::Claim { rung, verified },
+                    Act::Lend(Lend { mode, life, bytes, today: issued }),
+                    Act::Edit { device },
+                    Act::Enable { capability },
+                    Act::Reach { who, to: &to },
+                ] {
+                    let decision = decide(&policy, &act);
+                    prop_assert_eq!(decision.allowed, allowed(&policy, &act), "{:?} under {}", act, policy.to_toml());
+                    // What is refused names a rule of the document.
+                    prop_assert!(decision.allowed || decision.rule != "default");
+                }
+                Ok(())
+            },
+        )
         .unwrap();
 }

@@ -2,7 +2,7 @@
 
 use super::messages::{
     ControlRequest, Discovery, EvidenceReply, HistoryReply, HolderRequest, LogsReply, LogsRequest, Message, Nothing, PolicyReply, Renewed,
-    Reply, Revoked, Status, read_reply,
+    Reply, Revoked, Status, Switched, Switches, read_reply,
 };
 use super::{Hello, Session};
 use crate::encoding::cbor::Map;
@@ -106,6 +106,11 @@ impl ControlClient {
     /// Hands over what the policy says of destinations. Rules older than those it has change nothing.
     pub async fn rules(&self, rules: &SignedRules) -> Result<Nothing> {
         self.ask(&ControlRequest::Rules(rules.encode())).await
+    }
+
+    /// Says what is off from now on. A word older than the one that the node has changes nothing.
+    pub async fn switch(&self, switches: Switches) -> Result<Switched> {
+        self.ask(&ControlRequest::Switch(switches)).await
     }
 
     /// What was counted on each of the last days.

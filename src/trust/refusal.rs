@@ -38,6 +38,8 @@ pub enum Refusal {
     Busy,
     /// The grant needs something that this node, or this client, is too old for.
     UpgradeRequired,
+    /// The owner has switched the exit off, or the way by which the friend came.
+    SwitchedOff,
 }
 
 /// A code that this version does not know; it comes from a newer node.
@@ -47,7 +49,7 @@ pub struct UnknownRefusal(String);
 
 impl Refusal {
     /// Every refusal, for documentation and tests.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::UnknownKey,
         Refusal::GrantExpired,
         Refusal::GrantNotYetValid,
@@ -62,6 +64,7 @@ impl Refusal {
         Refusal::NotClaimed,
         Refusal::Busy,
         Refusal::UpgradeRequired,
+        Refusal::SwitchedOff,
     ];
 
     /// The code on the wire, in logs and in `--json`; never changes.
@@ -81,6 +84,7 @@ impl Refusal {
             Refusal::NotClaimed => "not-claimed",
             Refusal::Busy => "busy",
             Refusal::UpgradeRequired => "upgrade-required",
+            Refusal::SwitchedOff => "switched-off",
         }
     }
 
@@ -105,7 +109,8 @@ impl Refusal {
             | Refusal::WrongNode
             | Refusal::WrongTransport
             | Refusal::LimitReached
-            | Refusal::UpgradeRequired => false,
+            | Refusal::UpgradeRequired
+            | Refusal::SwitchedOff => false,
         }
     }
 
@@ -126,6 +131,7 @@ impl Refusal {
             Refusal::NotClaimed => format!("{exit} has not been set up by its owner yet"),
             Refusal::Busy => format!("{exit} is busy at the moment"),
             Refusal::UpgradeRequired => format!("this version of portdistrict and the one on {exit} do not understand the invite alike"),
+            Refusal::SwitchedOff => format!("the owner has switched {exit} off"),
         }
     }
 
@@ -150,6 +156,7 @@ impl Refusal {
             Refusal::NotClaimed => "ask the owner to run `portdistrict machine claim`, then try again",
             Refusal::Busy => "try again in a minute",
             Refusal::UpgradeRequired => "upgrade portdistrict on this computer, and ask the owner to do the same",
+            Refusal::SwitchedOff => "ask the owner when it will be on again; the invite stays good",
         }
     }
 

@@ -94,6 +94,11 @@ fn prepare(home: &Home, path: &str, script: &str) {
         }
         return;
     }
+    if matches!(path, " machine sign-image" | " machine verify-image") {
+        crate::ci::image(&home.work().join("out"));
+        let _ = home.line("machine sign-image out").ok();
+        return;
+    }
     if script.contains("machine deploy") {
         for label in LABELS {
             let _ = home.line(&format!("machine destroy {label} --yes"));
@@ -211,6 +216,11 @@ fn run_examples(home: &Home, wanted: impl Fn(&str) -> bool) -> usize {
         let result = Ran::of(home.shell(&line));
         let good = if endless { result.status == Some(124) } else { result.status == Some(0) };
         assert!(good, "example of{path}: {result}");
+        if path == " machine disable" {
+            for line in ["machine enable home exit", "machine enable tower tor"] {
+                let _ = home.line(line);
+            }
+        }
         if path == " identity lock" {
             let _ = home.line("identity unlock --passphrase-file passphrase.txt").ok();
         }

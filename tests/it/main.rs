@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod attest;
+mod ci;
 mod cli;
 mod devices;
 mod examples;
@@ -25,6 +26,7 @@ mod readme;
 mod record;
 mod ssh;
 mod story;
+mod switches;
 mod tor;
 mod tornet;
 mod tpm;

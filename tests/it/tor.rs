@@ -134,6 +134,29 @@ fn a_friend_reaches_a_page_through_the_onion_service() {
 }
 
 #[test]
+fn an_onion_service_that_is_switched_off_is_gone_over_a_restart_and_comes_back_when_it_is_on() {
+    let web = Web::start();
+    let operator = TorOperator::deploy(calm(), &web, &[]);
+    let home = &operator.home;
+    let invite = operator.invite("anna", "--mode try");
+    assert_eq!(try_curl(&operator.friend(), &invite, &web.url("/")).ok(), GREETING);
+    let address = operator.onion()["address"].clone();
+    let _ = home.line("machine disable home tor").ok();
+    let off = || operator.onion()["reason"] == "the owner has switched it off";
+    wait_for("an onion service that is off", off);
+    let shown = home.line("machine show home --json").json();
+    assert_eq!((&shown["state"], &shown["off"]), (&"running".into(), &serde_json::json!(["tor"])));
+    // It gets ready without the service, too.
+    crate::machine::kill(crate::machine::pid_of(home));
+    let _ = home.line("machine reconnect home").ok();
+    assert!(off(), "{}", operator.onion());
+    let _ = home.line("machine enable home tor").ok();
+    wait_within(Duration::from_secs(120), "a service that is reached again", || operator.onion()["state"] == "ready");
+    assert_eq!(operator.onion()["address"], address);
+    assert_eq!(try_curl(&operator.friend(), &invite, &web.url("/")).ok(), GREETING);
+}
+
+#[test]
 fn the_same_seed_has_the_same_onion_address_and_another_another() {
     let web = Web::start();
     let operator = TorOperator::deploy(calm(), &web, &["--seed-file", "seed", "--no-self-test"]);

@@ -212,7 +212,7 @@ fn machine_row(sight: &Sight, trends: Option<&Trends>) -> MachineRow {
     let ink = match sight.state {
         "running" => Ink::Good,
         "asking" => Ink::Dim,
-        "unclaimed" | "degraded" | "booting" => Ink::Warn,
+        "unclaimed" | "degraded" | "booting" | "switched-off" => Ink::Warn,
         _ => Ink::Bad,
     };
     let row = MachineRow {

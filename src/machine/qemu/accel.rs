@@ -2,6 +2,7 @@
 //! made and then hangs in its firmware. So one is run that boots, by QEMU's own firmware, into a few instructions, with a deadline.
 
 use crate::error::{Code, Error, Result};
+use crate::keyring;
 use crate::machine::provider::Accel;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -64,6 +65,7 @@ fn boot_sector() -> Vec<u8> {
 
 fn ends_itself(qemu: &Path, accel: &[&str], folder: &Path) -> bool {
     let mut command = Command::new(qemu);
+    command.env_remove(keyring::VARIABLE);
     command.args(accel).args(["-machine", "pc", "-m", "16", "-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-drive", "file=trial.raw,format=raw,if=floppy"]);
     let child = command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

@@ -164,7 +164,7 @@ pub(super) fn name(label: &Label) -> String {
 
 /// Major and minor version.
 pub(super) fn version(qemu: &Path) -> Result<(u32, u32)> {
-    let output = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().doing("run", qemu.display())?;
+    let output = Command::new(qemu).arg("--version").env_clear().stdin(Stdio::null()).output().doing("run", qemu.display())?;
     let text = String::from_utf8_lossy(&output.stdout);
     let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
     let mut parts = number.split('.').map_while(|part| part.parse().ok());

@@ -3,6 +3,7 @@
 use super::command::Tools;
 use crate::config::fs;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use crate::machine::process::Process;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -47,6 +48,7 @@ pub(super) fn make(tools: &Tools, dir: &Path) -> Result<()> {
     );
     fs::write_private(&maker.join("setup.conf"), setup.as_bytes())?;
     let mut command = Command::new(swtpm_setup);
+    command.env_remove(keyring::VARIABLE);
     command.args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--not-overwrite", "--tpmstate", STATE]);
     command.arg("--config").arg(maker.join("setup.conf")).arg("--logfile").arg(maker.join("log"));
     let made = command.current_dir(dir).stdin(Stdio::null()).output().doing("run", swtpm_setup.display())?;
@@ -70,6 +72,7 @@ pub(super) fn start(tools: &Tools, dir: &Path) -> Result<Process> {
     let log = dir.join(SAID);
     let said = File::create(&log).doing("write", log.display())?;
     let mut command = Command::new(swtpm);
+    command.env_remove(keyring::VARIABLE);
     command.args([
         "socket",
         "--tpm2",

@@ -3,8 +3,9 @@
 use super::super::meter::{GrantMeter, Meters};
 use super::super::state::{GrantId, Kin, Record, Snapshot};
 use crate::session::Session;
-use crate::session::messages::{GrantStatus, MAX_GRANTS};
-use crate::token::{Chain, Grant, Limits, SignedGrant, Terms};
+use crate::session::messages::{GrantStatus, MAX_GRANTS, Switches};
+use crate::token::{Chain, Grant, Limits, SignedGrant, Terms, Way};
+use crate::trust::Refusal;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +16,8 @@ pub(super) struct Books {
     /// Sessions of the owner.
     pub(super) visits: Vec<Arc<Live>>,
     pub(super) revoked: HashSet<Vec<u8>>,
+    /// What the owner has switched off.
+    pub(super) switches: Switches,
     /// Grows with everything that could change a decision.
     pub(super) generation: u64,
 }
@@ -77,7 +80,14 @@ impl Books {
                 entry.children += 1;
             }
         }
-        Books { owner: snapshot.owner, grants, visits: Vec::new(), revoked: snapshot.revoked.into_iter().collect(), generation: 0 }
+        Books {
+            owner: snapshot.owner,
+            grants,
+            visits: Vec::new(),
+            revoked: snapshot.revoked.into_iter().collect(),
+            switches: snapshot.switches,
+            generation: 0,
+        }
     }
 
     pub(super) fn entry(&mut self, id: &GrantId) -> &mut Entry {
@@ -130,6 +140,17 @@ impl Books {
         foreign.filter(|live| live.issuer != owner && live.end(super::FORMER)).count()
     }
 
+    /// Whether guests who come this way find the node switched off.
+    pub(super) fn is_off(&self, way: Way) -> bool {
+        self.switches.exit.off || (self.switches.tor.off && way == Way::Tor)
+    }
+
+    /// Ends the sessions of guests to whom the node is switched off. Returns how many.
+    pub(super) fn end_switched_off(&self) -> usize {
+        let guests = self.grants.values().flat_map(|entry| &entry.live);
+        guests.filter(|live| self.is_off(live.way) && live.end(Refusal::SwitchedOff.as_str())).count()
+    }
+
     /// What the owner sees of each grant, used last first.
     pub(super) fn statuses(&self) -> Vec<GrantStatus> {
         let mut list: Vec<GrantStatus> = self.grants.iter().map(|(id, entry)| entry.status(*id, self.revoked.contains(&id[..]))).collect();
@@ -158,13 +179,16 @@ pub struct Live {
     pub(super) terms: Terms,
     /// Who signed the grant that it came with.
     pub(super) issuer: [u8; 32],
+    /// By which way it came.
+    pub(super) way: Way,
     session: OnceLock<Session>,
     ended: OnceLock<&'static str>,
 }
 
 impl Live {
-    pub(super) fn new(id: u64, keys: Vec<[u8; 32]>, grant: &Grant) -> Arc<Live> {
-        Arc::new(Live { id, keys, terms: timeless(grant), issuer: grant.issuer, session: OnceLock::new(), ended: OnceLock::new() })
+    pub(super) fn new(id: u64, keys: Vec<[u8; 32]>, grant: &Grant, way: Way) -> Arc<Live> {
+        let (session, ended) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Live { id, keys, terms: timeless(grant), issuer: grant.issuer, way, session, ended })
     }
 
     /// Hands over the session once it runs; closes it at once if it was ended in the meantime.

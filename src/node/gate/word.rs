@@ -5,6 +5,7 @@ use super::super::state::{GrantId, Record, Times};
 use super::books::{set_limits, timeless};
 use super::{Admitted, Gate};
 use crate::error::Result;
+use crate::session::messages::Switches;
 use crate::token::{SignedGrant, SignedLease, SignedRevocation, Target, child_id};
 use crate::trust::Refusal;
 
@@ -75,6 +76,27 @@ impl Gate {
             closed += entry.live.iter().filter(|live| live.terms != terms && live.end(RENEWED)).count();
         }
         Ok((news.len(), closed))
+    }
+
+    /// Switches off, or on again, durably, and ends the sessions to which it is off now. A word that is no later than the one that
+    /// is known changes nothing. Returns what holds, and how many sessions were closed.
+    pub fn switch(&self, switches: Switches) -> Result<(Switches, usize)> {
+        let _writing = self.write();
+        let held = self.switches();
+        let now = held.or_later(switches);
+        if now == held {
+            return Ok((held, 0));
+        }
+        self.state.set_switches(&now)?;
+        let mut books = self.lock();
+        books.generation += 1;
+        books.switches = now;
+        Ok((now, books.end_switched_off()))
+    }
+
+    /// What the owner has switched off.
+    pub fn switches(&self) -> Switches {
+        self.lock().switches
     }
 
     /// Hears the owner, durably, if the statement was verified; says whether it was news.

@@ -1,6 +1,7 @@
 //! What the owner may ask of a node, and the answers; evidence streams use the same envelope.
 
-use super::{Kind, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, first_bytes};
+use super::switches::nested;
+use super::{Kind, MAX_REPLY, MAX_REQUEST, Message, OnionStatus, Switches, first_bytes};
 use crate::encoding::cbor::{CborError, Map, Value};
 use crate::token::{CAVEAT_LIMIT, GRANT_LIMIT, RULES_LIMIT, Way};
 
@@ -52,6 +53,8 @@ pub enum ControlRequest {
     Renew(Vec<Vec<u8>>),
     /// What was counted on each of the last days.
     History,
+    /// What is off from now on.
+    Switch(Switches),
 }
 
 /// A key that may discover the restricted onion service, as long as its grant holds.
@@ -100,6 +103,7 @@ impl Message for ControlRequest {
             ControlRequest::Renew(list) => op(10).with(1, list.iter().cloned().map(Value::Bytes).collect::<Vec<_>>()),
             ControlRequest::Discovery(d) => op(8).with(1, d.grant).with(2, d.key).with(3, d.expires),
             ControlRequest::History => op(12),
+            ControlRequest::Switch(switches) => op(13).with(1, switches.to_map()),
         }
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
@@ -117,6 +121,7 @@ impl Message for ControlRequest {
             11 => ControlRequest::Rules(map.bytes(1, RULES_LIMIT)?),
             10 => ControlRequest::Renew(byte_strings(map, 1, MAX_RENEWED, GRANT_LIMIT)?),
             12 => ControlRequest::History,
+            13 => ControlRequest::Switch(nested(map, 1)?),
             _ => return Err(CborError::Field(0)),
         })
     }
@@ -297,6 +302,10 @@ pub struct Status {
     pub onion: Option<OnionStatus>,
     /// When by its clock it last heard from its owner, Unix seconds: the newest lease statement.
     pub heard: u64,
+    /// The owner has switched it off: it takes no guests.
+    pub exit_off: bool,
+    /// The owner has switched its onion service off.
+    pub tor_off: bool,
 }
 
 impl Message for Status {
@@ -317,6 +326,8 @@ impl Message for Status {
             .with(11, self.grants.iter().map(Message::to_map).collect::<Vec<_>>())
             .with_some(12, self.onion.as_ref().map(Message::to_map))
             .with(13, self.heard)
+            .with_some(14, self.exit_off.then_some(true))
+            .with_some(15, self.tor_off.then_some(true))
     }
     fn from_map(map: &mut Map) -> Result<Self, CborError> {
         Ok(Status {
@@ -334,6 +345,8 @@ impl Message for Status {
             grants: maps(map, 11, MAX_GRANTS)?,
             onion: opt_message(map, 12)?,
             heard: map.uint(13)?,
+            exit_off: map.flag(14)?,
+            tor_off: map.flag(15)?,
         })
     }
 }

@@ -8,6 +8,7 @@ mod control;
 mod evidence;
 mod history;
 mod onion;
+mod switches;
 
 pub use claim::{CLAIM_TYPE, Challenge, Claim, ClaimRefusal, ClaimReply, MAX_ROTATIONS, Offer, Turn, claim_payload};
 pub use control::{
@@ -17,6 +18,7 @@ pub use control::{
 pub use evidence::{Activated, Activation, EvidenceReply, EvidenceRequest};
 pub use history::{GrantDay, HISTORY_DAYS, HistoryDay, HistoryReply, MAX_DAY_GRANTS, MAX_DAY_REASONS, Used};
 pub use onion::{OnionState, OnionStatus};
+pub use switches::{Switch, Switched, Switches};
 
 use crate::encoding::cbor::{CborError, Map};
 use std::io;

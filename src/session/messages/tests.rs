@@ -50,6 +50,8 @@ fn status() -> Status {
         grants: vec![grant(1), GrantStatus::default()],
         onion: Some(onion()),
         heard: 4,
+        exit_off: true,
+        tor_off: true,
     }
 }
 
@@ -126,6 +128,13 @@ fn control_messages_round_trip() {
     round_trip(&ControlRequest::Stop);
     round_trip(&ControlRequest::Discovery(Discovery { grant: [1; 8], key: [2; 32], expires: 3 }));
     round_trip(&ControlRequest::History);
+    for (exit_off, tor_off) in [(false, false), (true, false), (false, true), (true, true)] {
+        let switch = |off| Switch { edition: (u64::MAX, u64::MAX), off };
+        let switches = Switches { exit: switch(exit_off), tor: switch(tor_off) };
+        round_trip(&ControlRequest::Switch(switches));
+        round_trip(&Reply::Done(Switched { now: switches, closed: u64::MAX }));
+        round_trip(&switches);
+    }
     round_trip(&Reply::Done(Nothing));
     round_trip(&Reply::<Nothing>::Failed { code: "refused".into(), text: "no".into() });
     round_trip(&Reply::Done(EvidenceReply { evidence: None, app_digest: [1; 32] }));
