@@ -18,9 +18,6 @@ pub(super) fn check(
     if first && !begins {
         return Ok(Err(Error::new(Code::Precondition, format!("device {author} has not begun its chain")).hint("portdistrict init")));
     }
-    if let Err(error) = super::devices::admit_author(conn, author)? {
-        return Ok(Err(error));
-    }
     if begins {
         return Ok(first_span(author, first, body));
     }

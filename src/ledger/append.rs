@@ -2,9 +2,9 @@
 
 use super::audience::{MEMBER, Visibility};
 use super::kinds::{self, Body};
-use super::project::{self, Projector};
+use super::project::{self, Marks, Projector, Ready};
 use super::span::{self, B64, Span, SpanId, id_of};
-use super::{Hlc, Ledger, admit, parse_id, store, unsigned};
+use super::{Hlc, Ledger, admit, devices, parse_id, places, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Error, Result};
 use ed25519_dalek::SigningKey;
@@ -21,18 +21,20 @@ const WORTH_A_THREAD: usize = 8;
 pub struct Draft {
     kind: String,
     body: Map<String, Value>,
+    /// Made of a typed body, which needs no check of its fields.
+    typed: bool,
 }
 
 impl Draft {
     /// A span with a typed body.
     pub fn of<T: Body>(body: &T) -> Result<Draft> {
-        Ok(Draft { kind: T::KIND.to_owned(), body: kinds::to_body(body)? })
+        Ok(Draft { kind: T::KIND.to_owned(), body: kinds::to_body(body)?, typed: true })
     }
 
     /// A span of any kind; a known kind must have its fields.
     pub fn new(kind: &str, body: Value) -> Result<Draft> {
         match body {
-            Value::Object(body) => Ok(Draft { kind: kind.to_owned(), body }),
+            Value::Object(body) => Ok(Draft { kind: kind.to_owned(), body, typed: false }),
             _ => {
                 Err(Error::new(Code::Failed, format!("the body of {kind} is no object")).hint("give an object, as in {\"label\":\"home\"}"))
             }
@@ -54,7 +56,7 @@ impl Draft {
 struct Made {
     pos: i64,
     id: SpanId,
-    span: Span,
+    ready: Ready,
     bytes: Vec<u8>,
 }
 
@@ -77,7 +79,7 @@ impl Ledger {
     /// [`Ledger::append`] at a given time.
     #[cfg(test)]
     pub(crate) fn append_at(&self, author: &SigningKey, kind: &str, body: Map<String, Value>, now_ms: u64) -> Result<SpanId> {
-        self.record_one(author, Draft { kind: kind.to_owned(), body }, now_ms)
+        self.record_one(author, Draft { kind: kind.to_owned(), body, typed: false }, now_ms)
     }
 
     fn record_one(&self, author: &SigningKey, draft: Draft, now_ms: u64) -> Result<SpanId> {
@@ -86,7 +88,7 @@ impl Ledger {
     }
 
     fn record_at(&self, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64) -> Result<Vec<SpanId>> {
-        for draft in &drafts {
+        for draft in drafts.iter().filter(|draft| !draft.typed) {
             kinds::check(&draft.kind, &draft.body)?;
         }
         let fail = |error| store::failed(self.path(), "append to", error);
@@ -114,41 +116,50 @@ fn write(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, 
     })
 }
 
-/// Makes the spans, each on the one before, and changes the tables. `ready` is told each id as soon as it can be signed.
-fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64, ready: impl Fn(SpanId)) -> Result<Vec<Made>> {
+/// Makes the spans, each on the one before, and changes the tables. `ask` is told each id as soon as it can be signed.
+fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64, ask: impl Fn(SpanId)) -> Result<Vec<Made>> {
     let fail = |error| store::failed(path, "append to", error);
     let (mut pos, mut last) = read_tip(tx).map_err(fail)?.ok_or_else(|| lost_spans(path))?;
     let public = B64(author.verifying_key().to_bytes());
     let mut previous = previous_of(tx, &public).map_err(fail)?;
     let mut deps = other_heads(tx, &public).map_err(fail)?;
-    let mut projector = Projector::new(tx, tx);
+    let mut projector = Projector::new(tx, tx, Marks::Tail).map_err(fail)?;
     let mut made = Vec::with_capacity(drafts.len());
-    for Draft { kind, body } in drafts {
+    let mut admitted = false;
+    for Draft { kind, body, .. } in drafts {
+        if !admitted {
+            devices::admit_author(tx, &public).map_err(fail)??;
+        }
+        // Only what is said of devices can change that within the batch.
+        admitted = !kind.starts_with("device.");
         admit::check(tx, &public, previous.is_none(), &kind, &body).map_err(fail)??;
         let hlc = Hlc::after(last, now_ms)?;
         let (seq, prev) = (previous.map_or(0, |(_, seq)| seq + 1), previous.map(|(id, _)| id));
         let span = Span { v: span::VERSION, author: public, seq, prev, deps: std::mem::take(&mut deps), hlc, kind, body };
         let bytes = span.encode()?;
         let id = id_of(&bytes);
-        ready(id);
-        projector.apply(pos, &id.to_string(), &span).map_err(fail)?;
+        ask(id);
+        let ready = Ready::new(span, id.to_string());
+        projector.apply(pos, &ready).map_err(fail)?;
         (previous, last) = (Some((id, seq)), Some(hlc));
-        made.push(Made { pos, id, span, bytes });
+        made.push(Made { pos, id, ready, bytes });
         pos += 1;
     }
+    projector.finish().map_err(fail)?;
     Ok(made)
 }
 
 fn insert_all(tx: &Connection, made: Vec<Made>, mut signature: impl FnMut(&SpanId) -> Option<[u8; 64]>) -> rusqlite::Result<Vec<SpanId>> {
     let (mut ids, mut last) = (Vec::with_capacity(made.len()), None);
-    for Made { pos, id, span, bytes } in made {
+    for Made { pos, id, ready, bytes } in made {
         let signature = signature(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        insert(tx, pos, &id, &span, &bytes, &signature)?;
+        insert(tx, pos, &ready.id, &ready.span, &bytes, &signature)?;
         ids.push(id);
         last = Some(pos);
     }
     if let Some(pos) = last {
-        tx.prepare_cached("UPDATE projection SET cursor = ?1")?.execute([pos])?;
+        project::set_cursor(tx, pos)?;
+        places::merge_if_long(tx)?;
     }
     Ok(ids)
 }
@@ -185,13 +196,13 @@ fn other_heads(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Vec<Span
     Ok(heads)
 }
 
-pub(super) fn insert(conn: &Connection, pos: i64, id: &SpanId, span: &Span, bytes: &[u8], signature: &[u8; 64]) -> rusqlite::Result<()> {
+pub(super) fn insert(conn: &Connection, pos: i64, id: &str, span: &Span, bytes: &[u8], signature: &[u8; 64]) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO spans (pos, id, author, seq, kind, ms, n, bytes, signature) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         pos,
-        id.to_string(),
+        id,
         span.author.to_string(),
         span.seq as i64,
         span.kind,

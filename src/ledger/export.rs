@@ -54,7 +54,8 @@ impl Ledger {
 
 /// How many spans and links there are; a link whose span came later counts once.
 fn entries(conn: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM withheld WHERE id NOT IN (SELECT id FROM spans))";
+    let sql = "SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM withheld w
+               WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.author = w.author AND s.seq = w.seq))";
     conn.query_row(sql, [], |row| row.get(0)).map(unsigned)
 }
 

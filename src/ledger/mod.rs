@@ -6,6 +6,7 @@
 mod admit;
 mod append;
 mod audience;
+mod change;
 mod conflict;
 mod dag;
 mod devices;
@@ -19,6 +20,7 @@ mod lines;
 mod log;
 mod parallel;
 mod peers;
+mod places;
 mod project;
 mod query;
 mod sealed;
@@ -53,6 +55,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Ledger {
     conn: Mutex<Connection>,
+    /// What the indexes lack, for who reads; locked after `conn`.
+    tail: Mutex<places::Tail>,
     path: PathBuf,
 }
 
@@ -70,12 +74,12 @@ pub struct Compacted {
 impl Ledger {
     /// Opens the ledger for reading and appending; makes it if there is none. The folder must exist.
     pub fn open(path: &Path) -> Result<Ledger> {
-        Ok(Ledger { conn: Mutex::new(store::open(path)?), path: path.to_owned() })
+        Ok(Ledger { conn: Mutex::new(store::open(path)?), tail: Mutex::default(), path: path.to_owned() })
     }
 
     /// Opens an existing ledger without being able to change it; works on a read-only disk.
     pub fn open_read_only(path: &Path) -> Result<Ledger> {
-        Ok(Ledger { conn: Mutex::new(store::open_read_only(path)?), path: path.to_owned() })
+        Ok(Ledger { conn: Mutex::new(store::open_read_only(path)?), tail: Mutex::default(), path: path.to_owned() })
     }
 
     /// The database file.
@@ -120,6 +124,10 @@ impl Ledger {
     /// A panic while the lock was held left no half made transaction: dropping one rolls it back.
     fn conn(&self) -> MutexGuard<'_, Connection> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, places::Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
