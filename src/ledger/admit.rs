@@ -6,17 +6,22 @@ use crate::error::{Code, Error, Result};
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
-/// Refuses a span that contradicts what the ledger says already. The outer error is SQLite's, the inner one ours.
+/// Refuses a span that contradicts what the ledger says already. `first`: it would begin its author's chain; `admitted`: the author was
+/// asked for already. The outer error is SQLite's, the inner one ours.
 pub(super) fn check(
     conn: &Connection,
     author: &B64<32>,
     first: bool,
+    admitted: bool,
     kind: &str,
     body: &Map<String, Value>,
 ) -> rusqlite::Result<Result<()>> {
     let begins = kind == kinds::IdentityCreated::KIND;
     if first && !begins {
         return Ok(Err(Error::new(Code::Precondition, format!("device {author} has not begun its chain")).hint("portdistrict init")));
+    }
+    if !admitted && let Err(error) = super::devices::admit_author(conn, author)? {
+        return Ok(Err(error));
     }
     if begins {
         return Ok(first_span(author, first, body));

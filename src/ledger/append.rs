@@ -4,11 +4,11 @@ use super::audience::{MEMBER, Visibility};
 use super::kinds::{self, Body};
 use super::project::{self, Marks, Projector, Ready};
 use super::span::{self, B64, Span, SpanId, id_of};
-use super::{Hlc, Ledger, admit, devices, parse_id, places, store, unsigned};
+use super::{Hlc, Ledger, admit, dag, parse_id, places, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Error, Result};
 use ed25519_dalek::SigningKey;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::mpsc;
@@ -123,16 +123,13 @@ fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, n
     let public = B64(author.verifying_key().to_bytes());
     let mut previous = previous_of(tx, &public).map_err(fail)?;
     let mut deps = other_heads(tx, &public).map_err(fail)?;
-    let mut projector = Projector::new(tx, tx, Marks::Tail).map_err(fail)?;
+    let mut projector = Projector::new(tx, tx, Marks::Tail);
     let mut made = Vec::with_capacity(drafts.len());
     let mut admitted = false;
     for Draft { kind, body, .. } in drafts {
-        if !admitted {
-            devices::admit_author(tx, &public).map_err(fail)??;
-        }
-        // Only what is said of devices can change that within the batch.
+        admit::check(tx, &public, previous.is_none(), admitted, &kind, &body).map_err(fail)??;
+        // Within the batch only what is said of devices can change that.
         admitted = !kind.starts_with("device.");
-        admit::check(tx, &public, previous.is_none(), &kind, &body).map_err(fail)??;
         let hlc = Hlc::after(last, now_ms)?;
         let (seq, prev) = (previous.map_or(0, |(_, seq)| seq + 1), previous.map(|(id, _)| id));
         let span = Span { v: span::VERSION, author: public, seq, prev, deps: std::mem::take(&mut deps), hlc, kind, body };
@@ -145,22 +142,17 @@ fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, n
         made.push(Made { pos, id, ready, bytes });
         pos += 1;
     }
-    projector.finish().map_err(fail)?;
     Ok(made)
 }
 
 fn insert_all(tx: &Connection, made: Vec<Made>, mut signature: impl FnMut(&SpanId) -> Option<[u8; 64]>) -> rusqlite::Result<Vec<SpanId>> {
-    let (mut ids, mut last) = (Vec::with_capacity(made.len()), None);
+    let mut ids = Vec::with_capacity(made.len());
     for Made { pos, id, ready, bytes } in made {
         let signature = signature(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         insert(tx, pos, &ready.id, &ready.span, &bytes, &signature)?;
         ids.push(id);
-        last = Some(pos);
     }
-    if let Some(pos) = last {
-        project::set_cursor(tx, pos)?;
-        places::merge_if_long(tx)?;
-    }
+    places::merge_if_long(tx)?;
     Ok(ids)
 }
 
@@ -179,19 +171,22 @@ fn read_tip(conn: &Connection) -> rusqlite::Result<Option<(i64, Option<Hlc>)>> {
 
 /// The author's last span, also one that came back from elsewhere without its content: a chain never forks.
 fn previous_of(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Option<(SpanId, u64)>> {
-    let sql = "SELECT id, seq FROM (SELECT id, seq FROM spans WHERE author = ?1 UNION ALL SELECT id, seq FROM withheld WHERE author = ?1)
-               ORDER BY seq DESC LIMIT 1";
-    conn.prepare_cached(sql)?
-        .query_row([author.to_string()], |row| Ok((parse_id(row.get_ref(0)?.as_str()?)?, unsigned(row.get(1)?))))
-        .optional()
+    let author = author.to_string();
+    let mut last: Option<(SpanId, u64)> = None;
+    for table in ["spans", "withheld"] {
+        let sql = format!("SELECT id, seq FROM {table} WHERE author = ?1 ORDER BY seq DESC LIMIT 1");
+        let read = |row: &Row<'_>| Ok((parse_id(row.get_ref(0)?.as_str()?)?, unsigned(row.get(1)?)));
+        let found = conn.prepare_cached(&sql)?.query_row([&author], read).optional()?;
+        last = if last.map(|(_, seq)| seq) >= found.map(|(_, seq)| seq) { last } else { found };
+    }
+    Ok(last)
 }
 
 /// The heads of others, ascending by bytes as the format wants them.
 fn other_heads(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Vec<SpanId>> {
-    let mut heads = conn
-        .prepare_cached("SELECT id FROM heads WHERE author <> ?1 LIMIT ?2")?
-        .query_map(params![author.to_string(), span::MAX_DEPS as i64], |row| parse_id(row.get_ref(0)?.as_str()?))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let author = author.to_string();
+    let mut heads: Vec<SpanId> = dag::heads(conn)?.into_iter().filter(|(name, _)| *name != author).map(|(_, id)| id).collect();
+    heads.truncate(span::MAX_DEPS);
     heads.sort_unstable();
     Ok(heads)
 }

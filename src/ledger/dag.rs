@@ -6,7 +6,6 @@
 use super::places::{self, Tail};
 use super::span::{B64, Span, SpanId};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
 
 /// A span by its author's number and its own; where it stands here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,71 +37,30 @@ pub(super) fn link(spans: &Connection, id: &SpanId) -> rusqlite::Result<Option<(
     spans.prepare_cached(sql)?.query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
-/// The heads while spans come: of each author whose last span no other one builds on, its number and id. Written down at the end.
-#[derive(Debug, Default)]
-pub(super) struct Heads {
-    now: HashMap<String, (i64, String)>,
-    written: HashMap<String, (i64, String)>,
+/// The spans that no other one builds on, by their authors' names: of each author the last, unless another one knows it.
+pub(super) fn heads(conn: &Connection) -> rusqlite::Result<Vec<(String, SpanId)>> {
+    let all = chains(conn)?;
+    let sql = "SELECT spans.author, seq, id FROM chains JOIN spans ON spans.author = chains.author WHERE n = ?1 ORDER BY seq DESC LIMIT 1";
+    let tip = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?, super::parse_id(row.get_ref(2)?.as_str()?)?));
+    let mut heads = Vec::new();
+    for chain in &all {
+        let Some((author, seq, id)) = conn.prepare_cached(sql)?.query_row([chain], tip).optional()? else { continue };
+        let mut known = false;
+        for other in all.iter().filter(|other| *other != chain) {
+            known |= knows(conn, *other, i64::MAX, *chain)?.is_some_and(|upto| upto >= seq);
+        }
+        if !known {
+            heads.push((author, id));
+        }
+    }
+    Ok(heads)
 }
 
-impl Heads {
-    pub(super) fn read(tables: &Connection) -> rusqlite::Result<Heads> {
-        let mut statement = tables.prepare_cached("SELECT author, seq, id FROM heads")?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
-        let written: HashMap<_, _> = rows.collect::<rusqlite::Result<_>>()?;
-        Ok(Heads { now: written.clone(), written })
-    }
-
-    pub(super) fn write(&mut self, tables: &Connection) -> rusqlite::Result<()> {
-        for author in self.written.keys().filter(|author| !self.now.contains_key(*author)) {
-            tables.prepare_cached("DELETE FROM heads WHERE author = ?1")?.execute([author])?;
-        }
-        for (author, head) in self.now.iter().filter(|(author, head)| self.written.get(*author) != Some(*head)) {
-            let sql = "INSERT INTO heads (author, id, seq) VALUES (?1, ?2, ?3)
-                       ON CONFLICT (author) DO UPDATE SET id = excluded.id, seq = excluded.seq";
-            tables.prepare_cached(sql)?.execute(params![author, head.1, head.0])?;
-        }
-        self.written.clone_from(&self.now);
-        Ok(())
-    }
-
-    /// A span that arrives after its successors (it was withheld before) does not become a head again.
-    fn moves(&mut self, author: &str, seq: i64, id: &str) {
-        match self.now.get_mut(author) {
-            Some(head) if head.0 < seq => *head = (seq, id.to_owned()),
-            Some(_) => {}
-            None => _ = self.now.insert(author.to_owned(), (seq, id.to_owned())),
-        }
-    }
-
-    fn covers(&mut self, author: &str, upto: i64) {
-        if self.now.get(author).is_some_and(|(seq, _)| *seq <= upto) {
-            self.now.remove(author);
-        }
-    }
-}
-
-/// The author of a span, by number and name.
-#[derive(Clone, Copy)]
-pub(super) struct By<'a> {
-    pub(super) chain: i64,
-    pub(super) name: &'a str,
-}
-
-/// Moves the heads, and notes what a span's author learned with it.
-pub(super) fn learn(
-    tables: &Connection,
-    spans: &Connection,
-    heads: &mut Heads,
-    by: By<'_>,
-    id: &str,
-    span: &Span,
-) -> rusqlite::Result<()> {
-    let (chain, seq) = (by.chain, i64::try_from(span.seq).unwrap_or(i64::MAX));
-    heads.moves(by.name, seq, id);
+/// Notes what a span's author learned with it.
+pub(super) fn learn(tables: &Connection, spans: &Connection, chain: i64, span: &Span) -> rusqlite::Result<()> {
+    let seq = i64::try_from(span.seq).unwrap_or(i64::MAX);
     for dep in &span.deps {
         let Some((author, upto)) = link(spans, dep)? else { continue };
-        heads.covers(&author, upto);
         let other = chain_of(tables, &author)?;
         raise(tables, chain, seq, other, upto)?;
         for third in chains(tables)? {

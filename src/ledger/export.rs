@@ -60,8 +60,7 @@ fn entries(conn: &Connection) -> rusqlite::Result<u64> {
 }
 
 fn heads(conn: &Connection) -> rusqlite::Result<Vec<SpanId>> {
-    let mut heads: Vec<SpanId> =
-        conn.prepare("SELECT id FROM heads")?.query_map([], |row| parse_id(row.get_ref(0)?.as_str()?))?.collect::<rusqlite::Result<_>>()?;
+    let mut heads: Vec<SpanId> = super::dag::heads(conn)?.into_iter().map(|(_, id)| id).collect();
     heads.sort_unstable();
     Ok(heads)
 }

@@ -231,7 +231,7 @@ impl<'c> Taker<'c> {
 
     /// Ends what the tables are told.
     fn settle(&mut self) -> rusqlite::Result<()> {
-        self.projector.finish()?;
+        self.projector.settle()?;
         project::set_cursor(self.tx, self.pos - 1)
     }
 

@@ -57,6 +57,7 @@ pub(super) fn merge_if_long(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Moves the tail into the indexes.
 pub(super) fn merge(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute("UPDATE projection SET cursor = max(cursor, (SELECT max(pos) FROM recent)) WHERE EXISTS (SELECT 1 FROM recent)", [])?;
     conn.execute("INSERT OR IGNORE INTO ids SELECT id, pos FROM recent ORDER BY id, pos", [])?;
     merge_keys(conn)
 }

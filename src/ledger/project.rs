@@ -6,7 +6,7 @@
 //! changes nothing but rows of its own key, and without a key it changes nothing. (Peers put their events in order themselves.)
 
 use super::change::{change, int, run};
-use super::dag::{self, By, Heads, Keyed};
+use super::dag::{self, Keyed};
 use super::places::{self, Mark, Sums, Tail};
 use super::span::{B64, Span};
 use super::{devices, keys, parallel, peers};
@@ -32,9 +32,8 @@ const fn about(name: &'static str, noun: &'static str, column: &'static str, dum
 }
 
 /// The tables that say the same on every device that holds the same spans, in the order they are made.
-pub(super) const TABLES: [Table; 25] = [
+pub(super) const TABLES: [Table; 24] = [
     Table { name: "chains", key: None, dump: "SELECT author FROM chains ORDER BY 1" },
-    Table { name: "heads", key: None, dump: "SELECT * FROM heads ORDER BY 1" },
     Table {
         name: "known",
         key: None,
@@ -69,7 +68,6 @@ pub(super) const TABLES: [Table; 25] = [
 const SCHEMA: &str = "
 CREATE TABLE projection (version INTEGER NOT NULL, cursor INTEGER NOT NULL) STRICT;
 CREATE TABLE chains (n INTEGER PRIMARY KEY, author TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE heads (author TEXT PRIMARY KEY, id TEXT NOT NULL, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE known (
   chain INTEGER NOT NULL, other INTEGER NOT NULL, seq INTEGER NOT NULL, upto INTEGER NOT NULL, PRIMARY KEY (chain, other, seq)
 ) STRICT, WITHOUT ROWID;
@@ -131,16 +129,16 @@ pub(super) fn is_current(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(found == Some(VERSION))
 }
 
-/// How far the tables have come, `None` if there are none.
+/// How far the tables have come, `None` if there are none. What stands in the tail is in them.
 pub(super) fn cursor(conn: &Connection) -> rusqlite::Result<Option<i64>> {
-    match conn.prepare_cached("SELECT cursor FROM projection") {
+    match conn.prepare_cached("SELECT max(cursor, coalesce((SELECT max(pos) FROM recent), 0)) FROM projection") {
         Ok(mut statement) => statement.query_row([], |row| row.get(0)).optional(),
         Err(error) if conn.table_exists(None, "projection")? => Err(error),
         Err(_) => Ok(None),
     }
 }
 
-/// Says how far the tables have come.
+/// Says how far the tables have come where the tail does not.
 pub(super) fn set_cursor(conn: &Connection, pos: i64) -> rusqlite::Result<()> {
     run(conn, "UPDATE projection SET cursor = ?1", [pos])
 }
@@ -148,15 +146,13 @@ pub(super) fn set_cursor(conn: &Connection, pos: i64) -> rusqlite::Result<()> {
 /// Drops the tables and makes them again. Returns how many spans were read.
 pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
     // Of earlier versions, too.
-    for table in TABLES.iter().map(|table| table.name).chain(places::TABLES).chain(["projection"]) {
+    for table in TABLES.iter().map(|table| table.name).chain(places::TABLES).chain(["heads", "projection"]) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
     }
     create(conn)?;
     places::gather_ids(conn)?;
     // In the order of their clocks no span is late, and a span still comes after what it builds on.
-    let mut projector = Projector::new(conn, conn, Marks::Tail)?;
-    let seen = projector.read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
-    projector.finish()?;
+    let seen = Projector::new(conn, conn, Marks::Tail).read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
     places::merge_keys(conn)?;
     set_cursor(conn, last_pos(conn)?)?;
     Ok(seen)
@@ -175,7 +171,7 @@ pub(super) fn advance(conn: &Connection) -> rusqlite::Result<u64> {
     let after = cursor(conn)?.unwrap_or(0);
     let mut projector = Projector::for_arrivals(conn, after)?;
     let seen = projector.read("SELECT pos, id, bytes FROM spans WHERE pos > ?1 ORDER BY pos", after)?;
-    projector.finish()?;
+    projector.settle()?;
     set_cursor(conn, last_pos(conn)?)?;
     Ok(seen)
 }
@@ -222,7 +218,6 @@ pub(super) enum Marks {
 struct Author {
     /// Its number.
     chain: i64,
-    name: String,
     /// Its highest number so far.
     seq: i64,
 }
@@ -237,7 +232,6 @@ pub(super) struct Projector<'c> {
     /// What the indexes lack where the spans are.
     tail: Tail,
     authors: HashMap<B64<32>, Author>,
-    heads: Heads,
     /// The newest of all so far; none where spans come in order anyway.
     newest: Option<Stamp>,
     /// Keys of which a span came late.
@@ -245,23 +239,23 @@ pub(super) struct Projector<'c> {
 }
 
 impl<'c> Projector<'c> {
-    /// For spans that come in the order of their clocks. [`Projector::finish`] is called at the end.
-    pub(super) fn new(tables: &'c Connection, spans: &'c Connection, marks: Marks) -> rusqlite::Result<Projector<'c>> {
-        let heads = Heads::read(tables)?;
-        Ok(Projector { tables, spans, marks, tail: Tail::default(), authors: HashMap::new(), heads, newest: None, late: BTreeSet::new() })
+    /// For spans that come in the order of their clocks.
+    pub(super) fn new(tables: &'c Connection, spans: &'c Connection, marks: Marks) -> Projector<'c> {
+        Projector { tables, spans, marks, tail: Tail::default(), authors: HashMap::new(), newest: None, late: BTreeSet::new() }
     }
 
-    /// For spans that come to those up to `after`, in any order in which each stands after what it builds on.
+    /// For spans that come to those up to `after`, in any order in which each stands after what it builds on; [`Projector::settle`] is
+    /// called at the end.
     pub(super) fn for_arrivals(conn: &'c Connection, after: i64) -> rusqlite::Result<Projector<'c>> {
         places::merge(conn)?;
         let sql = "SELECT ms, n, author FROM spans WHERE pos <= ?1 ORDER BY ms DESC, n DESC, author DESC LIMIT 1";
         let newest = conn.query_row(sql, [after], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-        Ok(Projector::new(conn, conn, Marks::Indexed)?.after(newest))
+        Ok(Projector::new(conn, conn, Marks::Indexed).after(newest))
     }
 
     /// For all spans of a file in the order in which they stand there, into other tables.
-    pub(super) fn for_comparison(tables: &'c Connection, spans: &'c Connection) -> rusqlite::Result<Projector<'c>> {
-        Ok(Projector::new(tables, spans, Marks::Compared(Box::default()))?.after(None))
+    pub(super) fn for_comparison(tables: &'c Connection, spans: &'c Connection) -> Projector<'c> {
+        Projector::new(tables, spans, Marks::Compared(Box::default())).after(None)
     }
 
     fn after(mut self, newest: Option<Stamp>) -> Projector<'c> {
@@ -298,16 +292,12 @@ impl<'c> Projector<'c> {
         let seq = int(span.seq);
         let author = match self.authors.entry(span.author) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let name = span.author.to_string();
-                new.insert(Author { chain: dag::chain_of(self.tables, &name)?, name, seq: -1 })
-            }
+            Entry::Vacant(new) => new.insert(Author { chain: dag::chain_of(self.tables, &span.author.to_string())?, seq: -1 }),
         };
         let in_its_chain = seq > author.seq;
         author.seq = author.seq.max(seq);
-        let by = By { chain: author.chain, name: &author.name };
-        dag::learn(self.tables, self.spans, &mut self.heads, by, id, span)?;
-        let mark = Mark { pos, id, key: *key, chain: by.chain, seq };
+        dag::learn(self.tables, self.spans, author.chain, span)?;
+        let mark = Mark { pos, id, key: *key, chain: author.chain, seq };
         match &mut self.marks {
             Marks::Tail => places::append(self.tables, &mark)?,
             Marks::Indexed => places::insert(self.tables, &mark)?,
@@ -351,19 +341,13 @@ impl<'c> Projector<'c> {
         Ok(false)
     }
 
-    /// Ends it: keys of which a span came late are read anew, and what was kept in memory is written down.
-    pub(super) fn finish(&mut self) -> rusqlite::Result<()> {
-        self.heads.write(self.tables)?;
-        self.settle()
-    }
-
     /// The places that were added up.
     pub(super) fn sums(&self) -> Option<&Sums> {
         if let Marks::Compared(sums) = &self.marks { Some(sums) } else { None }
     }
 
     /// Reads the keys anew of which a span came late.
-    fn settle(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn settle(&mut self) -> rusqlite::Result<()> {
         for key in std::mem::take(&mut self.late) {
             clear(self.tables, &key)?;
             for pos in self.in_time(&keys::digest(&key))? {

@@ -184,7 +184,7 @@ struct Walk<'c> {
 
 impl<'c> Walk<'c> {
     fn new(conn: &'c Connection, fresh: &'c Connection, known: Option<Checked>, full: bool) -> rusqlite::Result<Walk<'c>> {
-        let tables = Projector::for_comparison(fresh, conn)?;
+        let tables = Projector::for_comparison(fresh, conn);
         let digest = blake3::Hasher::new();
         Ok(Walk {
             conn,
@@ -242,7 +242,7 @@ impl<'c> Walk<'c> {
             report.projections.extend(places::TABLES.map(str::to_owned));
             return Ok(());
         }
-        self.tables.finish().map_err(|error| outside(format!("the tables cannot be made anew: {error}")))?;
+        self.tables.settle().map_err(|error| outside(format!("the tables cannot be made anew: {error}")))?;
         report.projections.extend(self.differences());
         Ok(())
     }
