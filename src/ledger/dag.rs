@@ -40,7 +40,7 @@ pub(super) fn link(spans: &Connection, id: &SpanId) -> rusqlite::Result<Option<(
 /// The spans that no other one builds on, by their authors' names: of each author the last, unless another one knows it.
 pub(super) fn heads(conn: &Connection) -> rusqlite::Result<Vec<(String, SpanId)>> {
     let all = chains(conn)?;
-    let sql = "SELECT spans.author, seq, id FROM chains JOIN spans ON spans.author = chains.author WHERE n = ?1 ORDER BY seq DESC LIMIT 1";
+    let sql = "SELECT s.author, s.seq, s.id FROM chains c JOIN spans s ON s.author = c.author WHERE c.n = ?1 ORDER BY s.seq DESC LIMIT 1";
     let tip = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?, super::parse_id(row.get_ref(2)?.as_str()?)?));
     let mut heads = Vec::new();
     for chain in &all {

@@ -150,10 +150,15 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
     }
     create(conn)?;
-    places::gather_ids(conn)?;
+    // Who alone wrote built on nobody else's spans, and none is looked up while the tables are made.
+    let alone = "SELECT (SELECT min(author) FROM spans) IS (SELECT max(author) FROM spans) AND NOT EXISTS (SELECT 1 FROM withheld)";
+    let alone: bool = conn.query_row(alone, [], |row| row.get(0))?;
+    if !alone {
+        places::gather_ids(conn)?;
+    }
     // In the order of their clocks no span is late, and a span still comes after what it builds on.
     let seen = Projector::new(conn, conn, Marks::Tail).read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
-    places::merge_keys(conn)?;
+    if alone { places::merge(conn) } else { places::merge_keys(conn) }?;
     set_cursor(conn, last_pos(conn)?)?;
     Ok(seen)
 }

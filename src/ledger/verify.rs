@@ -17,7 +17,10 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The cache of the connection that looks at pages alone, as SQLite counts it: it needs each page once.
+const CACHE_KIB: i32 = -2048;
 
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -140,7 +143,13 @@ fn walk(conn: &Connection, full: bool) -> rusqlite::Result<(Report, Checked, boo
     fresh.set_prepared_statement_cache_capacity(store::STATEMENTS);
     fresh.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
     project::create(&fresh)?;
-    Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over())
+    let path = PathBuf::from(tx.path().unwrap_or_default());
+    std::thread::scope(|scope| {
+        // Beside the walk, through a connection of its own: what was appended meanwhile is as sound.
+        let pages = scope.spawn(move || damaged_pages(&path));
+        let pages = || pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over(pages))
+    })
 }
 
 /// One row of `spans` as it was read.
@@ -204,9 +213,10 @@ impl<'c> Walk<'c> {
     }
 
     /// Walks over everything: what was found, what to remember, and whether what was remembered has changed.
-    fn over(mut self) -> (Report, Checked, bool) {
+    /// `pages` tells what is damaged outside of the spans.
+    fn over(mut self, pages: impl FnOnce() -> Option<String>) -> (Report, Checked, bool) {
         let mut report = Report { schema: schema_changes(self.conn), ..Report::default() };
-        if let Err(broken) = self.everything(&mut report) {
+        if let Err(broken) = self.everything(&mut report, pages) {
             report.broken = Some(broken);
         }
         report.spans = unsigned(self.last);
@@ -219,11 +229,11 @@ impl<'c> Walk<'c> {
         (report, Checked { pos: self.last, digest, at_ms }, changed)
     }
 
-    fn everything(&mut self, report: &mut Report) -> Result<(), Broken> {
+    fn everything(&mut self, report: &mut Report, pages: impl FnOnce() -> Option<String>) -> Result<(), Broken> {
         self.spans()?;
         self.withheld(report)?;
         let outside = |what: String| Broken { pos: None, id: None, what };
-        if let Some(what) = damaged_pages(self.conn) {
+        if let Some(what) = pages() {
             return Err(outside(what));
         }
         if let Some(known) = self.known.filter(|_| self.changed && self.full) {
@@ -541,8 +551,13 @@ fn schema_changes(conn: &Connection) -> Vec<String> {
 }
 
 /// What SQLite itself finds wrong with indexes, free pages and the like.
-fn damaged_pages(conn: &Connection) -> Option<String> {
-    match conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)) {
+fn damaged_pages(path: &Path) -> Option<String> {
+    let ask = || -> rusqlite::Result<String> {
+        let conn = store::open_to_examine(path).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        conn.pragma_update(None, "cache_size", CACHE_KIB)?;
+        conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+    };
+    match ask() {
         Ok(answer) if answer == "ok" => None,
         Ok(answer) => Some(format!("the database is damaged outside of the spans: {answer}")),
         Err(error) => Some(format!("the database is damaged outside of the spans: {error}")),
