@@ -195,17 +195,7 @@ pub(super) fn insert(conn: &Connection, pos: i64, id: &str, span: &Span, bytes: 
     conn.prepare_cached(
         "INSERT INTO spans (pos, id, author, seq, kind, ms, n, bytes, signature) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
-    .execute(params![
-        pos,
-        id,
-        span.author.to_string(),
-        span.seq as i64,
-        span.kind,
-        span.hlc.ms as i64,
-        span.hlc.n as i64,
-        bytes,
-        signature
-    ])
+    .execute(params![pos, id, span.author.to_string(), span.seq as i64, span.kind, span.hlc.ms as i64, span.hlc.n as i64, bytes, signature])
     .map(|_| ())
 }
 

@@ -217,6 +217,11 @@ impl At<'_> {
 
     fn judged(&self, body: &kinds::EvidenceJudged) -> rusqlite::Result<()> {
         let node_key = body.node_key.to_string();
+        if body.outcome != "verified" {
+            // A refusal, one's own mistake perhaps, takes nothing from what was proved.
+            let keep = "INSERT OR REPLACE INTO proved SELECT * FROM proofs WHERE node_key = ?1 AND outcome = 'verified'";
+            run(self.conn, keep, [&node_key])?;
+        }
         run(
             self.conn,
             "INSERT INTO proofs
@@ -243,8 +248,6 @@ impl At<'_> {
         if body.outcome != "verified" {
             return Ok(());
         }
-        // A refusal, one's own mistake perhaps, takes nothing from what was proved.
-        run(self.conn, "INSERT OR REPLACE INTO proved SELECT * FROM proofs WHERE node_key = ?1", [&node_key])?;
         // A point for what is proved for the first time: the same again earns nothing, however often it is looked at (TG7).
         run(
             self.conn,

@@ -150,7 +150,7 @@ proptest! {
         for (_, sql) in store::SCHEMA {
             conn.execute_batch(sql).unwrap();
         }
-        project::rebuild(&conn).unwrap();
+        project::rebuild(&conn, None).unwrap();
         let (mut waiting, mut there, mut turn) = (all, std::collections::HashSet::new(), 0);
         while !waiting.is_empty() {
             let ready: Vec<usize> = (0..waiting.len())
@@ -168,7 +168,7 @@ proptest! {
         project::advance(&conn).unwrap();
         let found = dump(&conn);
         prop_assert_eq!(&found, &dump(&devices[0].ledger().conn()));
-        project::rebuild(&conn).unwrap();
+        project::rebuild(&conn, None).unwrap();
         prop_assert_eq!(&found, &dump(&conn));
         for device in &devices {
             prop_assert!(device.ledger().verify().unwrap().is_ok());
@@ -251,7 +251,7 @@ fn a_policy_without_the_one_before_it_does_not_count() {
     let serde_json::Value::Object(body) = json!({"number": 7, "policy": {"version": 1}}) else { panic!("it is an object") };
     let span = Span { kind: "policy.set".to_owned(), body, ..template.span };
     append::insert(&conn, 1, &template.id.to_string(), &span, &span.encode().unwrap(), &template.signature.0).unwrap();
-    project::rebuild(&conn).unwrap();
+    project::rebuild(&conn, None).unwrap();
     assert_eq!(conn.query_row("SELECT count(*) FROM policies", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 

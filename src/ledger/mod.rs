@@ -92,7 +92,8 @@ impl Ledger {
         let fail = |error| store::failed(&self.path, "rebuild", error);
         let conn = self.conn();
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(fail)?;
-        let count = project::rebuild(&tx).map_err(fail)?;
+        // Nobody else writes now, and all spans are committed.
+        let count = project::rebuild(&tx, Some(&|| store::open_beside(&self.path))).map_err(fail)?;
         tx.commit().map_err(fail)?;
         Ok(count)
     }

@@ -138,7 +138,8 @@ impl Tail {
             *self = Tail::default();
         }
         let after = self.bounds.map_or(0, |(_, last)| last);
-        let mut statement = conn.prepare_cached("SELECT key, chain, seq, pos FROM recent WHERE pos > ?1 AND key IS NOT NULL ORDER BY pos")?;
+        let mut statement =
+            conn.prepare_cached("SELECT key, chain, seq, pos FROM recent WHERE pos > ?1 AND key IS NOT NULL ORDER BY pos")?;
         let mut rows = statement.query([after])?;
         while let Some(row) = rows.next()? {
             let place = Place { chain: row.get(1)?, seq: row.get(2)?, pos: row.get(3)? };

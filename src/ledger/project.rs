@@ -10,7 +10,7 @@ use super::dag::{self, Keyed};
 use super::places::{self, Mark, Sums, Tail};
 use super::span::{B64, Span};
 use super::{devices, keys, parallel, peers};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
@@ -94,6 +94,7 @@ CREATE TABLE proofs (
   evidence TEXT NOT NULL, image TEXT, measurement TEXT, endorsement TEXT, discovered INTEGER NOT NULL, judged_ms INTEGER NOT NULL,
   span TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- What was verified before the refusal that `proofs` holds now.
 CREATE TABLE proved (
   node_key TEXT PRIMARY KEY, name TEXT NOT NULL, outcome TEXT NOT NULL, rung TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT,
   evidence TEXT NOT NULL, image TEXT, measurement TEXT, endorsement TEXT, discovered INTEGER NOT NULL, judged_ms INTEGER NOT NULL,
@@ -143,8 +144,9 @@ pub(super) fn set_cursor(conn: &Connection, pos: i64) -> rusqlite::Result<()> {
     run(conn, "UPDATE projection SET cursor = ?1", [pos])
 }
 
-/// Drops the tables and makes them again. Returns how many spans were read.
-pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
+/// Drops the tables and makes them again; `reader` opens another connection to the same file, where all spans are committed. Returns how
+/// many spans were read.
+pub(super) fn rebuild(conn: &Connection, reader: Option<Reader<'_>>) -> rusqlite::Result<u64> {
     // Of earlier versions, too.
     for table in TABLES.iter().map(|table| table.name).chain(places::TABLES).chain(["heads", "projection"]) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
@@ -157,7 +159,12 @@ pub(super) fn rebuild(conn: &Connection) -> rusqlite::Result<u64> {
         places::gather_ids(conn)?;
     }
     // In the order of their clocks no span is late, and a span still comes after what it builds on.
-    let seen = Projector::new(conn, conn, Marks::Tail).read("SELECT pos, id, bytes FROM spans ORDER BY ms, n, author", 0)?;
+    let sql = "SELECT pos, id, bytes FROM spans ORDER BY ms, n, author";
+    let mut projector = Projector::new(conn, conn, Marks::Tail);
+    let seen = match reader {
+        Some(reader) => projector.read_beside(sql, reader)?,
+        None => projector.read(sql, 0)?,
+    };
     if alone { places::merge(conn) } else { places::merge_keys(conn) }?;
     set_cursor(conn, last_pos(conn)?)?;
     Ok(seen)
@@ -207,6 +214,22 @@ impl Ready {
         let key = keys::of(&span).map(|key| keys::digest(&key));
         Ready { span, id, key }
     }
+}
+
+/// Opens a connection.
+pub(super) type Reader<'a> = &'a (dyn Fn() -> rusqlite::Result<Connection> + Sync);
+/// Position, id and bytes of a span.
+type Stored = (i64, String, Vec<u8>);
+
+/// A row of these, and how large it is.
+fn stored(row: &Row<'_>) -> rusqlite::Result<(Stored, usize)> {
+    let bytes: Vec<u8> = row.get(2)?;
+    let size = bytes.len();
+    Ok(((row.get(0)?, row.get(1)?, bytes), size))
+}
+
+fn ready((pos, id, bytes): Stored) -> (i64, Option<Ready>) {
+    (pos, Span::decode(&bytes).ok().map(|span| Ready::new(span, id)))
 }
 
 /// What becomes of the places of spans.
@@ -273,22 +296,33 @@ impl<'c> Projector<'c> {
         let mut statement = self.spans.prepare(sql)?;
         let mut rows = if statement.parameter_count() == 1 { statement.query([after])? } else { statement.query([])? };
         let mut seen = 0;
-        let next = || {
-            let Some(row) = rows.next()? else { return Ok(None) };
-            let bytes: Vec<u8> = row.get(2)?;
-            let size = bytes.len();
-            Ok(Some(((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, bytes), size)))
-        };
-        parallel::in_order(
-            next,
-            |(pos, id, bytes)| (pos, Span::decode(&bytes).map(|span| Ready::new(span, id))),
-            |(pos, span)| {
-                seen += 1;
-                // A span that cannot be read is for `verify` to report; the others still count.
-                span.map_or(Ok(()), |span| self.apply(pos, &span))
-            },
-        )?;
+        parallel::in_order(|| rows.next()?.map(stored).transpose(), ready, |found| self.take(found, &mut seen))?;
         Ok(seen)
+    }
+
+    /// As [`Projector::read`], with another connection on another processor.
+    fn read_beside(&mut self, sql: &str, reader: Reader<'_>) -> rusqlite::Result<u64> {
+        let mut seen = 0;
+        let produce = |give: &mut dyn FnMut(Stored, usize) -> bool| {
+            let conn = reader()?;
+            let mut statement = conn.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (item, size) = stored(row)?;
+                if !give(item, size) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        parallel::in_order_from(produce, ready, |found| self.take(found, &mut seen))?;
+        Ok(seen)
+    }
+
+    /// A span that cannot be read is for `verify` to report; the others still count.
+    fn take(&mut self, (pos, ready): (i64, Option<Ready>), seen: &mut u64) -> rusqlite::Result<()> {
+        *seen += 1;
+        ready.map_or(Ok(()), |ready| self.apply(pos, &ready))
     }
 
     /// What one span changes. A body that its kind does not allow, from another version perhaps, changes nothing.

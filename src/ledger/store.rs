@@ -106,6 +106,13 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
+/// A connection that only goes through the file once, beside another one: with a small cache.
+pub(super) fn open_beside(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = open_to_examine(path).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    conn.pragma_update(None, "cache_size", -2048)?;
+    Ok(conn)
+}
+
 /// Opens whatever is there, for `verify`, which judges it itself.
 pub(super) fn open_to_examine(path: &Path) -> Result<Connection> {
     check_permissions(path)?;
@@ -197,7 +204,7 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
-    project::rebuild(&tx).map_err(fail)?;
+    project::rebuild(&tx, None).map_err(fail)?;
     tx.commit().map_err(fail)
 }
 

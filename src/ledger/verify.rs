@@ -19,9 +19,6 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The cache of the connection that looks at pages alone, as SQLite counts it: it needs each page once.
-const CACHE_KIB: i32 = -2048;
-
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -552,12 +549,8 @@ fn schema_changes(conn: &Connection) -> Vec<String> {
 
 /// What SQLite itself finds wrong with indexes, free pages and the like.
 fn damaged_pages(path: &Path) -> Option<String> {
-    let ask = || -> rusqlite::Result<String> {
-        let conn = store::open_to_examine(path).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        conn.pragma_update(None, "cache_size", CACHE_KIB)?;
-        conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-    };
-    match ask() {
+    let ask = |conn: Connection| conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+    match store::open_beside(path).and_then(ask) {
         Ok(answer) if answer == "ok" => None,
         Ok(answer) => Some(format!("the database is damaged outside of the spans: {answer}")),
         Err(error) => Some(format!("the database is damaged outside of the spans: {error}")),
