@@ -6,11 +6,13 @@ use crate::error::{Code, Error, Result};
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
-/// Refuses a span that contradicts what the ledger says already. The outer error is SQLite's, the inner one ours.
+/// Refuses a span that contradicts what the ledger says already. `first`: it would begin its author's chain; `admitted`: the author was
+/// asked for already. The outer error is SQLite's, the inner one ours.
 pub(super) fn check(
     conn: &Connection,
     author: &B64<32>,
     first: bool,
+    admitted: bool,
     kind: &str,
     body: &Map<String, Value>,
 ) -> rusqlite::Result<Result<()>> {
@@ -18,7 +20,7 @@ pub(super) fn check(
     if first && !begins {
         return Ok(Err(Error::new(Code::Precondition, format!("device {author} has not begun its chain")).hint("portdistrict init")));
     }
-    if let Err(error) = super::devices::admit_author(conn, author)? {
+    if !admitted && let Err(error) = super::devices::admit_author(conn, author)? {
         return Ok(Err(error));
     }
     if begins {

@@ -2,13 +2,13 @@
 
 use super::audience::{MEMBER, Visibility};
 use super::kinds::{self, Body};
-use super::project::{self, Projector};
+use super::project::{self, Marks, Projector, Ready};
 use super::span::{self, B64, Span, SpanId, id_of};
-use super::{Hlc, Ledger, admit, parse_id, store, unsigned};
+use super::{Hlc, Ledger, admit, dag, parse_id, places, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Error, Result};
 use ed25519_dalek::SigningKey;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::mpsc;
@@ -21,18 +21,20 @@ const WORTH_A_THREAD: usize = 8;
 pub struct Draft {
     kind: String,
     body: Map<String, Value>,
+    /// Made of a typed body, which needs no check of its fields.
+    typed: bool,
 }
 
 impl Draft {
     /// A span with a typed body.
     pub fn of<T: Body>(body: &T) -> Result<Draft> {
-        Ok(Draft { kind: T::KIND.to_owned(), body: kinds::to_body(body)? })
+        Ok(Draft { kind: T::KIND.to_owned(), body: kinds::to_body(body)?, typed: true })
     }
 
     /// A span of any kind; a known kind must have its fields.
     pub fn new(kind: &str, body: Value) -> Result<Draft> {
         match body {
-            Value::Object(body) => Ok(Draft { kind: kind.to_owned(), body }),
+            Value::Object(body) => Ok(Draft { kind: kind.to_owned(), body, typed: false }),
             _ => {
                 Err(Error::new(Code::Failed, format!("the body of {kind} is no object")).hint("give an object, as in {\"label\":\"home\"}"))
             }
@@ -54,7 +56,7 @@ impl Draft {
 struct Made {
     pos: i64,
     id: SpanId,
-    span: Span,
+    ready: Ready,
     bytes: Vec<u8>,
 }
 
@@ -77,7 +79,7 @@ impl Ledger {
     /// [`Ledger::append`] at a given time.
     #[cfg(test)]
     pub(crate) fn append_at(&self, author: &SigningKey, kind: &str, body: Map<String, Value>, now_ms: u64) -> Result<SpanId> {
-        self.record_one(author, Draft { kind: kind.to_owned(), body }, now_ms)
+        self.record_one(author, Draft { kind: kind.to_owned(), body, typed: false }, now_ms)
     }
 
     fn record_one(&self, author: &SigningKey, draft: Draft, now_ms: u64) -> Result<SpanId> {
@@ -86,7 +88,7 @@ impl Ledger {
     }
 
     fn record_at(&self, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64) -> Result<Vec<SpanId>> {
-        for draft in &drafts {
+        for draft in drafts.iter().filter(|draft| !draft.typed) {
             kinds::check(&draft.kind, &draft.body)?;
         }
         let fail = |error| store::failed(self.path(), "append to", error);
@@ -114,42 +116,43 @@ fn write(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, 
     })
 }
 
-/// Makes the spans, each on the one before, and changes the tables. `ready` is told each id as soon as it can be signed.
-fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64, ready: impl Fn(SpanId)) -> Result<Vec<Made>> {
+/// Makes the spans, each on the one before, and changes the tables. `ask` is told each id as soon as it can be signed.
+fn make(tx: &Connection, path: &Path, author: &SigningKey, drafts: Vec<Draft>, now_ms: u64, ask: impl Fn(SpanId)) -> Result<Vec<Made>> {
     let fail = |error| store::failed(path, "append to", error);
     let (mut pos, mut last) = read_tip(tx).map_err(fail)?.ok_or_else(|| lost_spans(path))?;
     let public = B64(author.verifying_key().to_bytes());
     let mut previous = previous_of(tx, &public).map_err(fail)?;
     let mut deps = other_heads(tx, &public).map_err(fail)?;
-    let mut projector = Projector::new(tx, tx);
+    let mut projector = Projector::new(tx, tx, Marks::Tail);
     let mut made = Vec::with_capacity(drafts.len());
-    for Draft { kind, body } in drafts {
-        admit::check(tx, &public, previous.is_none(), &kind, &body).map_err(fail)??;
+    let mut admitted = false;
+    for Draft { kind, body, .. } in drafts {
+        admit::check(tx, &public, previous.is_none(), admitted, &kind, &body).map_err(fail)??;
+        // Within the batch only what is said of devices can change that.
+        admitted = !kind.starts_with("device.");
         let hlc = Hlc::after(last, now_ms)?;
         let (seq, prev) = (previous.map_or(0, |(_, seq)| seq + 1), previous.map(|(id, _)| id));
         let span = Span { v: span::VERSION, author: public, seq, prev, deps: std::mem::take(&mut deps), hlc, kind, body };
         let bytes = span.encode()?;
         let id = id_of(&bytes);
-        ready(id);
-        projector.apply(pos, &id.to_string(), &span).map_err(fail)?;
+        ask(id);
+        let ready = Ready::new(span, id.to_string());
+        projector.apply(pos, &ready).map_err(fail)?;
         (previous, last) = (Some((id, seq)), Some(hlc));
-        made.push(Made { pos, id, span, bytes });
+        made.push(Made { pos, id, ready, bytes });
         pos += 1;
     }
     Ok(made)
 }
 
 fn insert_all(tx: &Connection, made: Vec<Made>, mut signature: impl FnMut(&SpanId) -> Option<[u8; 64]>) -> rusqlite::Result<Vec<SpanId>> {
-    let (mut ids, mut last) = (Vec::with_capacity(made.len()), None);
-    for Made { pos, id, span, bytes } in made {
+    let mut ids = Vec::with_capacity(made.len());
+    for Made { pos, id, ready, bytes } in made {
         let signature = signature(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        insert(tx, pos, &id, &span, &bytes, &signature)?;
+        insert(tx, pos, &ready.id, &ready.span, &bytes, &signature)?;
         ids.push(id);
-        last = Some(pos);
     }
-    if let Some(pos) = last {
-        tx.prepare_cached("UPDATE projection SET cursor = ?1")?.execute([pos])?;
-    }
+    places::merge_if_long(tx)?;
     Ok(ids)
 }
 
@@ -168,38 +171,31 @@ fn read_tip(conn: &Connection) -> rusqlite::Result<Option<(i64, Option<Hlc>)>> {
 
 /// The author's last span, also one that came back from elsewhere without its content: a chain never forks.
 fn previous_of(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Option<(SpanId, u64)>> {
-    let sql = "SELECT id, seq FROM (SELECT id, seq FROM spans WHERE author = ?1 UNION ALL SELECT id, seq FROM withheld WHERE author = ?1)
-               ORDER BY seq DESC LIMIT 1";
-    conn.prepare_cached(sql)?
-        .query_row([author.to_string()], |row| Ok((parse_id(row.get_ref(0)?.as_str()?)?, unsigned(row.get(1)?))))
-        .optional()
+    let author = author.to_string();
+    let mut last: Option<(SpanId, u64)> = None;
+    for table in ["spans", "withheld"] {
+        let sql = format!("SELECT id, seq FROM {table} WHERE author = ?1 ORDER BY seq DESC LIMIT 1");
+        let read = |row: &Row<'_>| Ok((parse_id(row.get_ref(0)?.as_str()?)?, unsigned(row.get(1)?)));
+        let found = conn.prepare_cached(&sql)?.query_row([&author], read).optional()?;
+        last = if last.map(|(_, seq)| seq) >= found.map(|(_, seq)| seq) { last } else { found };
+    }
+    Ok(last)
 }
 
 /// The heads of others, ascending by bytes as the format wants them.
 fn other_heads(conn: &Connection, author: &B64<32>) -> rusqlite::Result<Vec<SpanId>> {
-    let mut heads = conn
-        .prepare_cached("SELECT id FROM heads WHERE author <> ?1 LIMIT ?2")?
-        .query_map(params![author.to_string(), span::MAX_DEPS as i64], |row| parse_id(row.get_ref(0)?.as_str()?))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let author = author.to_string();
+    let mut heads: Vec<SpanId> = dag::heads(conn)?.into_iter().filter(|(name, _)| *name != author).map(|(_, id)| id).collect();
+    heads.truncate(span::MAX_DEPS);
     heads.sort_unstable();
     Ok(heads)
 }
 
-pub(super) fn insert(conn: &Connection, pos: i64, id: &SpanId, span: &Span, bytes: &[u8], signature: &[u8; 64]) -> rusqlite::Result<()> {
+pub(super) fn insert(conn: &Connection, pos: i64, id: &str, span: &Span, bytes: &[u8], signature: &[u8; 64]) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO spans (pos, id, author, seq, kind, ms, n, bytes, signature) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
-    .execute(params![
-        pos,
-        id.to_string(),
-        span.author.to_string(),
-        span.seq as i64,
-        span.kind,
-        span.hlc.ms as i64,
-        span.hlc.n as i64,
-        bytes,
-        signature
-    ])
+    .execute(params![pos, id, span.author.to_string(), span.seq as i64, span.kind, span.hlc.ms as i64, span.hlc.n as i64, bytes, signature])
     .map(|_| ())
 }
 

@@ -1,7 +1,7 @@
 //! What several devices said about one key without knowing of each other, and which of it counts.
 
 use super::audience::{Audience, Eyes};
-use super::dag::{self, Place};
+use super::dag::{self, Keyed, Place};
 use super::log::{self, Entry};
 use super::span::SpanId;
 use super::{Ledger, keys, store};
@@ -45,11 +45,12 @@ impl Ledger {
     /// What else was said about the key of this span, without knowing of it and unknown to it; of each device the last.
     pub fn rivals(&self, entry: &Entry, audience: &Audience) -> Result<Vec<Rival>> {
         let Some(key) = entry.key() else { return Ok(Vec::new()) };
-        let conn = self.conn();
-        let read = || {
+        let (conn, mut tail) = (self.conn(), self.tail());
+        let mut read = || {
+            tail.refresh(&conn)?;
             let eyes = Eyes::of(audience, &conn)?;
-            let places = dag::rivals(&conn, &keys::digest(&key), &entry.span.author, entry.span.seq)?;
-            entries(&conn, &eyes, &places)
+            let keyed = Keyed { tables: &conn, tail: &tail };
+            entries(&conn, &eyes, &dag::rivals(keyed, &keys::digest(&key), &entry.span.author, entry.span.seq)?)
         };
         let found = read().map_err(|error| store::failed(self.path(), "read", error))?;
         Ok(found.into_iter().map(|(_, other)| Rival { wins: keys::weigh(&other, entry).is_gt(), entry: other }).collect())
@@ -57,8 +58,12 @@ impl Ledger {
 
     /// Heads, common ancestor and paths of a key, as the operator at this device sees them.
     pub fn inspect(&self, key: &str) -> Result<Inspection> {
-        let conn = self.conn();
-        let found = look(&conn, key).map_err(|error| store::failed(self.path(), "read", error))?;
+        let (conn, mut tail) = (self.conn(), self.tail());
+        let mut read = || {
+            tail.refresh(&conn)?;
+            look(Keyed { tables: &conn, tail: &tail }, key)
+        };
+        let found = read().map_err(|error| store::failed(self.path(), "read", error))?;
         if found.heads.is_empty() {
             let shown: String = key.chars().take(80).collect();
             return Err(Error::new(Code::NotFound, format!("nothing was recorded about {shown:?}"))
@@ -68,17 +73,18 @@ impl Ledger {
     }
 }
 
-fn look(conn: &Connection, key: &str) -> rusqlite::Result<Inspection> {
+fn look(keyed: Keyed<'_>, key: &str) -> rusqlite::Result<Inspection> {
+    let conn = keyed.tables;
     let eyes = Eyes::of(&Audience::ThisDevice, conn)?;
     let digest = keys::digest(key);
-    let heads = entries(conn, &eyes, &dag::heads_of(conn, &digest)?)?;
+    let heads = entries(conn, &eyes, &dag::heads_of(keyed, &digest)?)?;
     let places: Vec<Place> = heads.iter().map(|(place, _)| *place).collect();
     // A lone head has no other to have something in common with: its path is all there is.
-    let past = if places.len() > 1 { dag::common_past(conn, &digest, &places)? } else { Vec::new() };
+    let past = if places.len() > 1 { dag::common_past(keyed, &digest, &places)? } else { Vec::new() };
     let ancestor = entries(conn, &eyes, &past)?.pop();
     let mut paths = Vec::new();
     for place in &places {
-        let way = dag::between(conn, &digest, ancestor.as_ref().map(|(place, _)| *place), *place, PATH)?;
+        let way = dag::between(keyed, &digest, ancestor.as_ref().map(|(place, _)| *place), *place, PATH)?;
         paths.push(entries(conn, &eyes, &way)?.into_iter().map(|(_, entry)| entry.id).collect());
     }
     let heads = heads.into_iter().map(|(_, entry)| entry).collect();

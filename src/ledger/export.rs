@@ -54,13 +54,13 @@ impl Ledger {
 
 /// How many spans and links there are; a link whose span came later counts once.
 fn entries(conn: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM withheld WHERE id NOT IN (SELECT id FROM spans))";
+    let sql = "SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM withheld w
+               WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.author = w.author AND s.seq = w.seq))";
     conn.query_row(sql, [], |row| row.get(0)).map(unsigned)
 }
 
 fn heads(conn: &Connection) -> rusqlite::Result<Vec<SpanId>> {
-    let mut heads: Vec<SpanId> =
-        conn.prepare("SELECT id FROM heads")?.query_map([], |row| parse_id(row.get_ref(0)?.as_str()?))?.collect::<rusqlite::Result<_>>()?;
+    let mut heads: Vec<SpanId> = super::dag::heads(conn)?.into_iter().map(|(_, id)| id).collect();
     heads.sort_unstable();
     Ok(heads)
 }

@@ -188,27 +188,36 @@ fn another_past_that_is_signed_too_is_not_taken_for_the_one_that_was_checked() {
     assert_eq!(verify_file(&home.path(), true).unwrap().broken.unwrap().pos, Some(4));
 }
 
+/// What version 2 had that version 3 has not: an index of ids within `spans`.
+const OLDER_SPANS: &str = "ALTER TABLE spans RENAME TO newer;
+    CREATE TABLE spans (pos INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, author TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+      ms INTEGER NOT NULL, n INTEGER NOT NULL, bytes BLOB NOT NULL, signature BLOB NOT NULL, UNIQUE (author, seq)) STRICT;
+    INSERT INTO spans SELECT * FROM newer; DROP TABLE newer; CREATE INDEX spans_by_time ON spans (ms, n);";
+
 #[test]
 fn an_older_file_is_brought_forward_and_kept() {
-    let home = Home::filled();
-    let before = home.ledger().log(&Filter::default()).unwrap();
-    let conn = Connection::open(home.path()).unwrap();
-    conn.execute_batch(
-        "DROP TABLE withheld; DROP TABLE checked; DROP TABLE keys; PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE)",
-    )
-    .unwrap();
-    drop(conn);
-    assert!(!verify_file(&home.path(), true).unwrap().is_ok());
-    let ledger = home.ledger();
-    assert!(ledger.verify().unwrap().is_ok(), "{:?}", ledger.verify());
-    assert_eq!(ledger.log(&Filter::default()).unwrap().len(), before.len());
-    let kept = home.dir.path().join("ledger.db.v1");
-    let conn = Connection::open(&kept).unwrap();
-    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    let spans: i64 = conn.query_row("SELECT count(*) FROM spans", [], |row| row.get(0)).unwrap();
-    assert_eq!((version, spans), (1, before.len() as i64));
-    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(kept).unwrap());
-    assert_eq!(mode & 0o777, 0o600);
+    for (older, lacks) in [(1, "DROP TABLE withheld; DROP TABLE checked; DROP TABLE keys;"), (2, "DROP TABLE ids; DROP TABLE recent;")] {
+        let home = Home::filled();
+        let before = home.ledger().log(&Filter::default()).unwrap();
+        home.tamper(&format!("{OLDER_SPANS} UPDATE projection SET version = 0"));
+        let conn = Connection::open(home.path()).unwrap();
+        conn.execute_batch(&format!("{lacks} PRAGMA user_version = {older}; PRAGMA wal_checkpoint(TRUNCATE)")).unwrap();
+        drop(conn);
+        assert!(!verify_file(&home.path(), true).unwrap().is_ok());
+        let ledger = home.ledger();
+        let report = ledger.verify().unwrap();
+        assert!(report.is_ok(), "version {older}: {report:?}");
+        let after = ledger.log(&Filter::default()).unwrap();
+        assert!(after.len() == before.len() && before.iter().zip(&after).all(|(a, b)| a.bytes == b.bytes && a.signature == b.signature));
+        assert!(ledger.append(&home.key(), "note.made", json!({})).is_ok());
+        let kept = home.dir.path().join(format!("ledger.db.v{older}"));
+        let conn = Connection::open(&kept).unwrap();
+        let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        let spans: i64 = conn.query_row("SELECT count(*) FROM spans", [], |row| row.get(0)).unwrap();
+        assert_eq!((version, spans), (older, before.len() as i64));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(kept).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }
 
 #[test]

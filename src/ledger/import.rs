@@ -4,8 +4,9 @@ use super::append::insert;
 use super::audience::is_private;
 use super::kinds::{self, Body};
 use super::lines::{Header, Line, Lines, Trailer, Withheld};
+use super::project::{Projector, Ready};
 use super::span::{self, B64, Span, SpanId};
-use super::{Hlc, Ledger, admit, dag, devices, parallel, parse_id, project, signatures, store, unsigned};
+use super::{Hlc, Ledger, admit, dag, devices, parallel, parse_id, places, project, signatures, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Error, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -42,6 +43,7 @@ impl Ledger {
         };
         let conn = self.conn();
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(fail)?;
+        project::advance(&tx).map_err(fail)?;
         let mut taker = Taker::new(&tx, &header, device).map_err(fail)?;
         parallel::pieces(
             || next(&mut lines),
@@ -52,7 +54,7 @@ impl Ledger {
         )?;
         let imported = taker.finish().map_err(|error| at(lines.number.saturating_sub(1), &error))?;
         taker.one_owner(owner)?;
-        project::advance(&tx).map_err(fail)?;
+        taker.settle().map_err(fail)?;
         if !dry_run {
             tx.commit().map_err(fail)?;
         }
@@ -83,7 +85,7 @@ enum Checked {
     Span {
         id: SpanId,
         signature: [u8; 64],
-        span: Box<Span>,
+        ready: Box<Ready>,
         bytes: Vec<u8>,
     },
     Withheld(Withheld),
@@ -128,7 +130,7 @@ fn check_alone(line: &[u8], digest: Option<[u8; 32]>) -> Result<Checked> {
                 return Err(bad("its span was changed: it does not have its id"));
             }
             let span = Span::decode(&bytes).map_err(|error| bad(error.to_string()))?;
-            Ok(Checked::Span { id, signature: signature.0, span: Box::new(span), bytes })
+            Ok(Checked::Span { id, signature: signature.0, ready: Box::new(Ready::new(span, id.to_string())), bytes })
         }
     }
 }
@@ -137,7 +139,7 @@ impl Checked {
     /// Who signed what, if anybody did.
     fn signed(&self) -> Option<signatures::Asked> {
         match self {
-            Checked::Span { id, signature, span, .. } => Some((span.author, *id, *signature)),
+            Checked::Span { id, signature, ready, .. } => Some((ready.span.author, *id, *signature)),
             Checked::Withheld(link) => Some((link.author, link.id, link.signature.0)),
             Checked::Trailer(..) => None,
         }
@@ -155,6 +157,7 @@ struct Tip {
 /// Takes line after line into the open transaction.
 struct Taker<'c> {
     tx: &'c Connection,
+    projector: Projector<'c>,
     header: &'c Header,
     device: Option<B64<32>>,
     now_ms: u64,
@@ -175,12 +178,14 @@ struct Taker<'c> {
 
 impl<'c> Taker<'c> {
     fn new(tx: &'c Connection, header: &'c Header, device: Option<[u8; 32]>) -> rusqlite::Result<Taker<'c>> {
+        let last = project::last_pos(tx)?;
         Ok(Taker {
             tx,
+            projector: Projector::for_arrivals(tx, last)?,
             header,
             device: device.map(B64),
             now_ms: time::now_ms(),
-            pos: project::last_pos(tx)? + 1,
+            pos: last + 1,
             tips: HashMap::new(),
             revoked: HashMap::new(),
             identities: Vec::new(),
@@ -197,7 +202,7 @@ impl<'c> Taker<'c> {
             return Err(bad("it stands after the last line"));
         }
         match line {
-            Checked::Span { id, signature, span, bytes } => self.span(id, &signature, &span, &bytes),
+            Checked::Span { id, signature, ready, bytes } => self.span(id, &signature, &ready, &bytes),
             Checked::Withheld(link) => self.withheld(&link),
             Checked::Trailer(trailer, digest) => {
                 self.ended = true;
@@ -224,7 +229,14 @@ impl<'c> Taker<'c> {
         Ok(self.done.clone())
     }
 
-    fn span(&mut self, id: SpanId, signature: &[u8; 64], span: &Span, bytes: &[u8]) -> Result<()> {
+    /// Ends what the tables are told.
+    fn settle(&mut self) -> rusqlite::Result<()> {
+        self.projector.settle()?;
+        project::set_cursor(self.tx, self.pos - 1)
+    }
+
+    fn span(&mut self, id: SpanId, signature: &[u8; 64], ready: &Ready, bytes: &[u8]) -> Result<()> {
+        let span = &ready.span;
         let order = (span.hlc, span.author.to_string());
         if self.newest.as_ref().is_some_and(|newest| *newest >= order) {
             return Err(bad("it is out of order, or doubled: a span of its time or later stands before it"));
@@ -250,7 +262,9 @@ impl<'c> Taker<'c> {
         if is_private(span) && self.device.is_some_and(|device| device != span.author) {
             return self.keep_link(known, span.author, span.seq, &id, signature);
         }
-        self.run(|tx| insert(tx, self.pos, &id, span, bytes, signature))?;
+        self.run(|tx| insert(tx, self.pos, &ready.id, span, bytes, signature))?;
+        let pos = self.pos;
+        self.projector.apply(pos, ready).map_err(|error| failed(self.tx, error))?;
         self.pos += 1;
         self.done.spans += 1;
         Ok(())
@@ -315,8 +329,7 @@ impl<'c> Taker<'c> {
     /// The clock of a span that is here, an inner none for a link.
     fn link(&self, id: &SpanId) -> Result<Option<Option<Hlc>>> {
         let hlc = |row: &rusqlite::Row<'_>| Ok(Hlc { ms: unsigned(row.get(0)?), n: unsigned(row.get(1)?) });
-        let sql = "SELECT ms, n FROM spans WHERE id = ?1";
-        if let Some(found) = self.run(|tx| tx.prepare_cached(sql)?.query_row([id.to_string()], hlc).optional())? {
+        if let Some(found) = self.run(|tx| places::by_id(tx, id, "s.ms, s.n", hlc))? {
             return Ok(Some(Some(found)));
         }
         Ok(self.run(|tx| dag::link(tx, id))?.map(|_| None))
@@ -397,11 +410,12 @@ impl<'c> Taker<'c> {
     }
 
     fn run<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        ask(self.tx).map_err(|error| {
-            let path = self.tx.path().unwrap_or_default().to_owned();
-            store::failed(std::path::Path::new(&path), "import into", error)
-        })
+        ask(self.tx).map_err(|error| failed(self.tx, error))
     }
+}
+
+fn failed(tx: &Connection, error: rusqlite::Error) -> Error {
+    store::failed(std::path::Path::new(tx.path().unwrap_or_default()), "import into", error)
 }
 
 /// What is here of a span that comes.

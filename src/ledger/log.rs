@@ -3,7 +3,7 @@
 use super::audience::{Audience, Eyes};
 use super::keys;
 use super::span::{B64, Span, SpanId};
-use super::{Ledger, store};
+use super::{Ledger, places, store};
 use crate::error::{Code, Error, Result};
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
@@ -79,7 +79,7 @@ impl Ledger {
             return Err(Error::new(Code::Usage, format!("{:?} is no id of a span", id.chars().take(60).collect::<String>()))
                 .hint("copy one from: portdistrict ledger log"));
         }
-        let sql = format!("SELECT {COLUMNS} FROM spans WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id");
+        let sql = format!("SELECT {COLUMNS} FROM spans WHERE id >= ?1 AND id < ?1 || '~' AND pos IN ({})", places::BEGINNING);
         let conn = self.conn();
         let found = || {
             let eyes = Eyes::of(audience, &conn)?;
@@ -149,7 +149,7 @@ fn select(conn: &Connection, filter: &Filter, after: i64) -> rusqlite::Result<Ve
     and("ms < ?", filter.until.map(ms));
     // No letter of base64url means anything to GLOB; what is not base64url begins no author's name.
     and("author GLOB ?", filter.author.as_ref().map(|begin| Sql::Text(if is_base64(begin) { format!("{begin}*") } else { String::new() })));
-    and("pos IN (SELECT pos FROM keys WHERE key = ?)", filter.key.as_ref().map(|key| Sql::Blob(keys::digest(key).to_vec())));
+    and(&format!("pos IN ({})", places::OF_KEY), filter.key.as_ref().map(|key| Sql::Blob(keys::digest(key).to_vec())));
     sql += " ORDER BY pos DESC";
     let eyes = Eyes::of(filter.audience.as_ref().unwrap_or(&Audience::ThisDevice), conn)?;
     let words = filter.grep.as_ref().map(|words| words.to_lowercase());

@@ -6,6 +6,7 @@
 mod admit;
 mod append;
 mod audience;
+mod change;
 mod conflict;
 mod dag;
 mod devices;
@@ -19,6 +20,7 @@ mod lines;
 mod log;
 mod parallel;
 mod peers;
+mod places;
 mod project;
 mod query;
 mod resources;
@@ -55,6 +57,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Ledger {
     conn: Mutex<Connection>,
+    /// What the indexes lack, for who reads; locked after `conn`.
+    tail: Mutex<places::Tail>,
     path: PathBuf,
 }
 
@@ -72,12 +76,12 @@ pub struct Compacted {
 impl Ledger {
     /// Opens the ledger for reading and appending; makes it if there is none. The folder must exist.
     pub fn open(path: &Path) -> Result<Ledger> {
-        Ok(Ledger { conn: Mutex::new(store::open(path)?), path: path.to_owned() })
+        Ok(Ledger { conn: Mutex::new(store::open(path)?), tail: Mutex::default(), path: path.to_owned() })
     }
 
     /// Opens an existing ledger without being able to change it; works on a read-only disk.
     pub fn open_read_only(path: &Path) -> Result<Ledger> {
-        Ok(Ledger { conn: Mutex::new(store::open_read_only(path)?), path: path.to_owned() })
+        Ok(Ledger { conn: Mutex::new(store::open_read_only(path)?), tail: Mutex::default(), path: path.to_owned() })
     }
 
     /// The database file.
@@ -90,7 +94,8 @@ impl Ledger {
         let fail = |error| store::failed(&self.path, "rebuild", error);
         let conn = self.conn();
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(fail)?;
-        let count = project::rebuild(&tx).map_err(fail)?;
+        // Nobody else writes now, and all spans are committed.
+        let count = project::rebuild(&tx, Some(&|| store::open_beside(&self.path))).map_err(fail)?;
         tx.commit().map_err(fail)?;
         Ok(count)
     }
@@ -122,6 +127,10 @@ impl Ledger {
     /// A panic while the lock was held left no half made transaction: dropping one rolls it back.
     fn conn(&self) -> MutexGuard<'_, Connection> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, places::Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Work on a stream of items on all processors: results come back in order, and only so much is held at once.
 
 use std::collections::VecDeque;
+use std::sync::mpsc;
 use std::thread::{ScopedJoinHandle, available_parallelism};
 
 /// A piece of work: so many items, or so many bytes of them.
@@ -49,6 +50,37 @@ pub(super) fn pieces<T: Send, U: Send, E>(
     })
 }
 
+/// As [`in_order`], with items that another thread reads: `produce` hands them on with their sizes until it is told that it may stop.
+pub(super) fn in_order_from<T: Send, U: Send, E: Send>(
+    produce: impl FnOnce(&mut dyn FnMut(T, usize) -> bool) -> Result<(), E> + Send,
+    work: impl Fn(T) -> U + Sync,
+    sink: impl FnMut(U) -> Result<(), E>,
+) -> Result<(), E> {
+    std::thread::scope(|scope| {
+        let (give, taken) = mpsc::sync_channel::<Vec<(T, usize)>>(1);
+        let producer = scope.spawn(move || {
+            let (mut piece, mut bytes) = (Vec::new(), 0);
+            produce(&mut |item, size| {
+                piece.push((item, size));
+                bytes += size;
+                let full = piece.len() >= ITEMS || bytes >= BYTES;
+                if full {
+                    bytes = 0;
+                }
+                !full || give.send(std::mem::take(&mut piece)).is_ok()
+            })?;
+            _ = give.send(piece);
+            Ok(())
+        });
+        let mut items = taken.into_iter().flatten();
+        let done = in_order(|| Ok(items.next()), work, sink);
+        // Whoever still reads finds nobody there to take it.
+        drop(items);
+        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done.and(produced)
+    })
+}
+
 fn gather<T, E>(next: &mut impl FnMut() -> Result<Option<(T, usize)>, E>) -> Result<Vec<T>, E> {
     let (mut piece, mut bytes) = (Vec::new(), 0);
     while piece.len() < ITEMS && bytes < BYTES {
@@ -90,5 +122,28 @@ mod tests {
         let ended = in_order(|| Ok(numbers.next().map(|n| (n, 1))), |n| n, |n| if n == 7000 { Err(n) } else { Ok(()) });
         assert_eq!(ended, Err(7000));
         assert!(numbers.next().is_some_and(|n| n < 30_000), "it went on reading");
+    }
+
+    #[test]
+    fn what_another_thread_reads_comes_in_order_and_its_error_is_told() {
+        let read = |upto: u32, end: Result<(), u32>| {
+            move |give: &mut dyn FnMut(u32, usize) -> bool| {
+                let _ = (0..upto).all(|n| give(n, 100));
+                end
+            }
+        };
+        let mut seen = Vec::new();
+        in_order_from(
+            read(50_001, Ok(())),
+            |n| n * 2,
+            |n| {
+                seen.push(n);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert!(seen.len() == 50_001 && seen.is_sorted());
+        assert_eq!(in_order_from(read(5000, Err(9)), |n| n, |_| Ok(())), Err(9));
+        assert_eq!(in_order_from(read(u32::MAX, Ok(())), |n| n, |n| if n == 7000 { Err(n) } else { Ok(()) }), Err(7000));
     }
 }

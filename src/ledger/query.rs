@@ -268,7 +268,10 @@ impl Ledger {
 
     /// What a node proved last; a refusal since then does not take it away.
     pub fn proved(&self, node: &[u8; 32]) -> Result<Option<Proof>> {
-        self.proof_in("proved", node)
+        match self.proof(node)? {
+            Some(last) if last.outcome != "verified" => self.proof_in("proved", node),
+            last => Ok(last),
+        }
     }
 
     fn proof_in(&self, table: &str, node: &[u8; 32]) -> Result<Option<Proof>> {

@@ -107,6 +107,19 @@ pub struct Span {
     pub body: Map<String, Value>,
 }
 
+/// The members of a span in their canonical order.
+#[derive(Serialize)]
+struct Spelled<'a> {
+    author: &'a B64<32>,
+    body: &'a Map<String, Value>,
+    deps: &'a [SpanId],
+    hlc: Hlc,
+    kind: &'a str,
+    prev: &'a Option<SpanId>,
+    seq: u64,
+    v: u64,
+}
+
 /// What makes bytes no valid span.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
@@ -136,11 +149,27 @@ struct Versioned {
 impl Span {
     /// The canonical bytes; refuses content that a reader would refuse.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let bytes = json::canonical(self)?;
+        let bytes = self.spell()?;
         let refuse =
             |why: SpanError| Error::new(Code::Failed, format!("cannot record {}: {why}", self.kind)).hint("shorten the values given");
         self.check_rules().map_err(refuse)?;
         if bytes.len() > MAX_SPAN { Err(refuse(SpanError::TooLong)) } else { Ok(bytes) }
+    }
+
+    /// The canonical bytes. The members are written down in their order; where the body does not come out canonical by itself (names
+    /// that UTF-16 orders otherwise), the general way is taken.
+    fn spell(&self) -> Result<Vec<u8>> {
+        let bytes = serde_json::to_vec(&Spelled {
+            author: &self.author,
+            body: &self.body,
+            deps: &self.deps,
+            hlc: self.hlc,
+            kind: &self.kind,
+            prev: &self.prev,
+            seq: self.seq,
+            v: self.v,
+        });
+        bytes.ok().filter(|bytes| json::is_canonical(bytes)).map_or_else(|| json::canonical(self), Ok)
     }
 
     /// Reads canonical bytes and checks every rule that needs no other span.

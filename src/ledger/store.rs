@@ -1,7 +1,8 @@
 //! The database file: opening it, its schema, and what its failures mean.
 //!
 //! `spans` is the ledger. Triggers abort every UPDATE and DELETE, and any INSERT that would replace a row, because
-//! `INSERT OR REPLACE` deletes without asking a DELETE trigger. `withheld` holds the links of spans that this home may not
+//! `INSERT OR REPLACE` deletes without asking a DELETE trigger. No index keeps ids apart: an id is the hash of bytes that hold author
+//! and number, so it is unique where these are (`places.rs` finds spans by it). `withheld` holds the links of spans that this home may not
 //! see, and is protected alike. `checked` is what `verify` remembers. All other tables are projections.
 
 use super::project;
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant};
 /// `PDlg` in ASCII, so that `file` and we can tell the database from others.
 const APPLICATION_ID: i32 = 0x5044_6c67;
 /// Version of what is no projection. An older file is brought forward, with a copy kept beside it; a newer one is refused.
-const SCHEMA_VERSION: i32 = 2;
-/// What each version added to the one before, from 2.
-const STEPS: [&[usize]; 1] = [&[5, 6, 7, 8, 9]];
+const SCHEMA_VERSION: i32 = 3;
+/// The parts of [`SCHEMA`] that are about `spans`; version 3 made them anew. The rest came with version 2.
+const SPANS: usize = 5;
 /// How long one process waits for another's transaction; each takes milliseconds.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -31,7 +32,7 @@ pub(super) const SCHEMA: [(&str, &str); 10] = [
         "spans",
         "CREATE TABLE spans (
   pos INTEGER PRIMARY KEY,
-  id TEXT NOT NULL UNIQUE,
+  id TEXT NOT NULL,
   author TEXT NOT NULL,
   seq INTEGER NOT NULL,
   kind TEXT NOT NULL,
@@ -48,7 +49,8 @@ pub(super) const SCHEMA: [(&str, &str); 10] = [
     (
         "spans_no_replace",
         "CREATE TRIGGER spans_no_replace BEFORE INSERT ON spans
-WHEN EXISTS (SELECT 1 FROM spans WHERE id = NEW.id OR pos = NEW.pos OR (author = NEW.author AND seq = NEW.seq))
+WHEN NEW.pos IS NOT (SELECT coalesce(max(pos), 0) + 1 FROM spans)
+  OR EXISTS (SELECT 1 FROM spans WHERE author = NEW.author AND seq = NEW.seq)
 BEGIN SELECT RAISE(ABORT, 'spans are append-only'); END",
     ),
     (
@@ -101,6 +103,13 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection> {
     if read_versions(&conn, path)? == (0, 0) {
         return Err(not_a_ledger(path));
     }
+    Ok(conn)
+}
+
+/// A connection that only goes through the file once, beside another one: with a small cache.
+pub(super) fn open_beside(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = open_to_examine(path).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    conn.pragma_update(None, "cache_size", -2048)?;
     Ok(conn)
 }
 
@@ -183,17 +192,33 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
         back_up(conn, path, version)?;
     }
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(fail)?;
-    let missing: Vec<usize> = match read_versions(&tx, path)?.1 {
-        0 => (0..SCHEMA.len()).collect(),
-        found => STEPS.iter().skip(usize::try_from(found - 1).unwrap_or(0)).copied().flatten().copied().collect(),
+    let found = read_versions(&tx, path)?.1;
+    let parts = match found {
+        0 => 0..SCHEMA.len(),
+        1 => SPANS..SCHEMA.len(),
+        _ => 0..0,
     };
-    for part in &missing {
-        tx.execute_batch(SCHEMA[*part].1).map_err(fail)?;
+    SCHEMA[parts].iter().try_for_each(|(_, sql)| tx.execute_batch(sql)).map_err(fail)?;
+    if older(found) {
+        without_unique_ids(&tx).map_err(fail)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
-    project::rebuild(&tx).map_err(fail)?;
+    project::rebuild(&tx, None).map_err(fail)?;
     tx.commit().map_err(fail)
+}
+
+/// Copies the spans of version 1 or 2 into a table of version 3.
+fn without_unique_ids(tx: &Connection) -> rusqlite::Result<()> {
+    let (parts, columns) = (&SCHEMA[..SPANS], "pos, id, author, seq, kind, ms, n, bytes, signature");
+    for (name, sql) in parts.iter().skip(1) {
+        let what = if sql.starts_with("CREATE INDEX") { "INDEX" } else { "TRIGGER" };
+        tx.execute_batch(&format!("DROP {what} IF EXISTS {name}"))?;
+    }
+    tx.execute_batch("ALTER TABLE spans RENAME TO spans_before")?;
+    tx.execute_batch(parts[0].1)?;
+    tx.execute_batch(&format!("INSERT INTO spans ({columns}) SELECT {columns} FROM spans_before ORDER BY pos; DROP TABLE spans_before"))?;
+    parts.iter().skip(1).try_for_each(|(_, sql)| tx.execute_batch(sql))
 }
 
 /// Keeps the file as it was before it is brought forward, as `ledger.db.v1` beside it. What an earlier attempt left is made anew.

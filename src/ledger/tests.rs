@@ -433,9 +433,9 @@ fn other_files_and_other_versions_are_refused() {
     assert!(Ledger::open(&path).unwrap_err().message().contains("is no ledger"));
 
     let home = Home::new();
-    Connection::open(home.path()).unwrap().execute_batch("PRAGMA user_version = 3").unwrap();
+    Connection::open(home.path()).unwrap().execute_batch("PRAGMA user_version = 4").unwrap();
     for error in [Ledger::open(&home.path()).unwrap_err(), Ledger::open_read_only(&home.path()).unwrap_err()] {
-        assert!(error.message().contains("version 3"));
+        assert!(error.message().contains("version 4"));
         assert_eq!(error.hint_text(), Some("upgrade portdistrict"));
     }
 }

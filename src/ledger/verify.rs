@@ -7,17 +7,17 @@
 use super::admit::certified;
 use super::hlc::Hlc;
 use super::kinds::{self, Body};
-use super::project::{self, Projector};
+use super::project::{self, Projector, Ready};
 use super::signatures;
 use super::span::{self, B64, Span, SpanId};
-use super::{dag, parallel, parse_id, store, unsigned};
+use super::{parallel, parse_id, places, store, unsigned};
 use crate::config::time;
 use crate::error::{Code, Result};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -140,7 +140,13 @@ fn walk(conn: &Connection, full: bool) -> rusqlite::Result<(Report, Checked, boo
     fresh.set_prepared_statement_cache_capacity(store::STATEMENTS);
     fresh.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
     project::create(&fresh)?;
-    Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over())
+    let path = PathBuf::from(tx.path().unwrap_or_default());
+    std::thread::scope(|scope| {
+        // Beside the walk, through a connection of its own: what was appended meanwhile is as sound.
+        let pages = scope.spawn(move || damaged_pages(&path));
+        let pages = || pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Walk::new(&tx, &fresh, remembered(&tx), full)?.over(pages))
+    })
 }
 
 /// One row of `spans` as it was read.
@@ -152,7 +158,7 @@ struct Raw {
 
 /// One span whose bytes, id, signature and columns hold.
 struct Held {
-    span: Span,
+    ready: Ready,
     id: SpanId,
     signature: [u8; 64],
 }
@@ -162,6 +168,8 @@ struct Walk<'c> {
     conn: &'c Connection,
     fresh: &'c Connection,
     tables: Projector<'c>,
+    /// Whether the file has tables of the places of spans, without which the others cannot be made anew.
+    placed: bool,
     /// Last span of each author.
     tips: HashMap<B64<32>, (u64, SpanId, Hlc)>,
     /// The identity that the first certificate names.
@@ -182,12 +190,13 @@ struct Walk<'c> {
 
 impl<'c> Walk<'c> {
     fn new(conn: &'c Connection, fresh: &'c Connection, known: Option<Checked>, full: bool) -> rusqlite::Result<Walk<'c>> {
-        let tables = Projector::new(fresh, conn).expecting_late(0)?;
+        let tables = Projector::for_comparison(fresh, conn);
         let digest = blake3::Hasher::new();
         Ok(Walk {
             conn,
             fresh,
             tables,
+            placed: places::are_there(conn)?,
             tips: HashMap::new(),
             identity: None,
             others: Vec::new(),
@@ -201,9 +210,10 @@ impl<'c> Walk<'c> {
     }
 
     /// Walks over everything: what was found, what to remember, and whether what was remembered has changed.
-    fn over(mut self) -> (Report, Checked, bool) {
+    /// `pages` tells what is damaged outside of the spans.
+    fn over(mut self, pages: impl FnOnce() -> Option<String>) -> (Report, Checked, bool) {
         let mut report = Report { schema: schema_changes(self.conn), ..Report::default() };
-        if let Err(broken) = self.everything(&mut report) {
+        if let Err(broken) = self.everything(&mut report, pages) {
             report.broken = Some(broken);
         }
         report.spans = unsigned(self.last);
@@ -216,11 +226,11 @@ impl<'c> Walk<'c> {
         (report, Checked { pos: self.last, digest, at_ms }, changed)
     }
 
-    fn everything(&mut self, report: &mut Report) -> Result<(), Broken> {
+    fn everything(&mut self, report: &mut Report, pages: impl FnOnce() -> Option<String>) -> Result<(), Broken> {
         self.spans()?;
         self.withheld(report)?;
         let outside = |what: String| Broken { pos: None, id: None, what };
-        if let Some(what) = damaged_pages(self.conn) {
+        if let Some(what) = pages() {
             return Err(outside(what));
         }
         if let Some(known) = self.known.filter(|_| self.changed && self.full) {
@@ -234,6 +244,10 @@ impl<'c> Walk<'c> {
             }
             Ok(Some(cursor)) if cursor == self.last => {}
             _ => report.projections.push("projection".to_owned()),
+        }
+        if !self.placed {
+            report.projections.extend(places::TABLES.map(str::to_owned));
+            return Ok(());
         }
         self.tables.settle().map_err(|error| outside(format!("the tables cannot be made anew: {error}")))?;
         report.projections.extend(self.differences());
@@ -279,16 +293,19 @@ impl<'c> Walk<'c> {
         if *pos != Value::Integer(next) {
             return Err(format!("span {next} is missing before it"));
         }
-        let Held { span, id, signature } = held?;
-        self.place(&span, id, next)?;
-        self.certificate(&span, id, next)?;
-        self.rotation(&span)?;
+        let Held { ready, id, signature } = held?;
+        self.place(&ready.span, id, next)?;
+        self.certificate(&ready.span, id, next)?;
+        self.rotation(&ready.span)?;
         self.last = next;
         self.digest.update(&id.0).update(&signature);
         if let Some(known) = self.known.filter(|known| known.pos == next) {
             self.changed = *self.digest.finalize().as_bytes() != known.digest;
         }
-        self.tables.apply(next, &id.to_string(), &span).map_err(|error| format!("it cannot be projected: {error}"))
+        if !self.placed {
+            return Ok(());
+        }
+        self.tables.apply(next, &ready).map_err(|error| format!("it cannot be projected: {error}"))
     }
 
     /// Its place in its author's chain, among the others, and in time.
@@ -334,7 +351,7 @@ impl<'c> Walk<'c> {
         for dep in &span.deps {
             match self.hlc_of(dep, pos)? {
                 Some(hlc) => in_time(*dep, hlc, span)?,
-                None if dag::link(self.conn, dep).map_err(|error| error.to_string())?.is_some_and(|_| self.is_withheld(dep)) => {}
+                None if self.is_withheld(dep) => {}
                 None => return Err(format!("it builds on span {dep}, which is not there")),
             }
         }
@@ -343,11 +360,15 @@ impl<'c> Walk<'c> {
 
     /// The clock of a span that stands before a position, and so was checked already.
     fn hlc_of(&self, id: &SpanId, pos: i64) -> Result<Option<Hlc>, String> {
-        let hlc = |row: &Row<'_>| Ok(Hlc { ms: unsigned(row.get(0)?), n: unsigned(row.get(1)?) });
-        let ask = || {
-            self.conn.prepare_cached("SELECT ms, n FROM spans WHERE id = ?1 AND pos < ?2")?.query_row((id.to_string(), pos), hlc).optional()
-        };
-        ask().map_err(|error| error.to_string())
+        let hlc = |row: &Row<'_>| Ok((row.get::<_, i64>(2)?, Hlc { ms: unsigned(row.get(0)?), n: unsigned(row.get(1)?) }));
+        let before = |found: Option<(i64, Hlc)>| found.filter(|(at, _)| *at < pos).map(|(_, hlc)| hlc);
+        if let Ok(Some(found)) = places::by_id(self.conn, id, "s.ms, s.n, s.pos", hlc).map(before) {
+            return Ok(Some(found));
+        }
+        // The index may be what is damaged.
+        let sql = "SELECT ms, n, pos FROM spans WHERE id = ?1 AND pos < ?2";
+        let ask = || self.conn.prepare_cached(sql)?.query_row((id.to_string(), pos), hlc).optional();
+        ask().map(before).map_err(|error| error.to_string())
     }
 
     fn is_withheld(&self, id: &SpanId) -> bool {
@@ -432,7 +453,9 @@ impl<'c> Walk<'c> {
     /// Projections that differ from those made anew.
     fn differences(&self) -> Vec<String> {
         let same = |table: &&project::Table| same_rows(self.conn, self.fresh, table.dump).unwrap_or(false);
-        project::TABLES.iter().filter(|table| !same(table)).map(|table| table.name.to_owned()).collect()
+        let tables = project::TABLES.iter().filter(|table| !same(table)).map(|table| table.name.to_owned());
+        let places = self.tables.sums().map(|sums| sums.differences(self.conn)).unwrap_or_default();
+        tables.chain(places).collect()
     }
 }
 
@@ -463,10 +486,10 @@ fn check_piece(piece: Vec<Raw>) -> Vec<(Value, Option<String>, Result<Held, Stri
     let mut checked: Vec<_> = piece.into_iter().map(check_alone).collect();
     let asked = checked.iter().zip(&known).filter(|(_, known)| !**known);
     let asked: Vec<_> =
-        asked.filter_map(|((_, _, held), _)| held.as_ref().ok()).map(|held| (held.span.author, held.id, held.signature)).collect();
+        asked.filter_map(|((_, _, held), _)| held.as_ref().ok()).map(|held| (held.ready.span.author, held.id, held.signature)).collect();
     if !signatures::all_hold(&asked) {
         for ((_, _, held), _) in checked.iter_mut().zip(&known).filter(|(_, known)| !**known) {
-            if matches!(held, Ok(held) if !span::signed(&held.span.author, &held.id, &held.signature)) {
+            if matches!(held, Ok(held) if !span::signed(&held.ready.span.author, &held.id, &held.signature)) {
                 *held = Err("its signature does not hold".to_owned());
             }
         }
@@ -485,14 +508,15 @@ fn hold(values: &[Value; 9]) -> Result<Held, String> {
     let Value::Blob(bytes) = &values[7] else { return Err(unreadable(7)) };
     let id = span::id_of(bytes);
     let Value::Text(written) = &values[1] else { return Err(unreadable(1)) };
-    if *written != id.to_string() {
+    let text = id.to_string();
+    if *written != text {
         return Err(format!("its bytes do not have its id; they hash to {id}"));
     }
     let span = Span::decode(bytes).map_err(|error| error.to_string())?;
     let Value::Blob(signature) = &values[8] else { return Err(unreadable(8)) };
     let signature = signature.as_slice().try_into().map_err(|_| "its signature is not 64 bytes long".to_owned())?;
     columns_agree(values, &span)?;
-    Ok(Held { span, id, signature })
+    Ok(Held { ready: Ready::new(span, text), id, signature })
 }
 
 fn unreadable(column: usize) -> String {
@@ -524,8 +548,9 @@ fn schema_changes(conn: &Connection) -> Vec<String> {
 }
 
 /// What SQLite itself finds wrong with indexes, free pages and the like.
-fn damaged_pages(conn: &Connection) -> Option<String> {
-    match conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)) {
+fn damaged_pages(path: &Path) -> Option<String> {
+    let ask = |conn: Connection| conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+    match store::open_beside(path).and_then(ask) {
         Ok(answer) if answer == "ok" => None,
         Ok(answer) => Some(format!("the database is damaged outside of the spans: {answer}")),
         Err(error) => Some(format!("the database is damaged outside of the spans: {error}")),
