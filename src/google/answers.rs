@@ -19,8 +19,6 @@ pub struct Thing {
     pub labels: BTreeMap<String, String>,
     /// How it is, in Google's words.
     pub status: String,
-    /// The zone that it is in, as an address of the API.
-    pub zone: String,
     /// The address that is reserved.
     pub address: Option<IpAddr>,
     /// What it is told.
@@ -99,15 +97,10 @@ impl Thing {
             _ => State::Stopped,
         }
     }
-
-    /// The name of its zone.
-    pub fn zone_name(&self) -> &str {
-        last(&self.zone)
-    }
 }
 
 /// The last part of an address of the API.
-pub fn last(url: &str) -> &str {
+fn last(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
 }
 
@@ -254,7 +247,7 @@ mod tests {
             "networkInterfaces": [{"accessConfigs": [{"natIP": "192.0.2.1", "type": "ONE_TO_ONE_NAT"}]}, {}],
         }))
         .unwrap();
-        assert_eq!((instance.state(), instance.zone_name()), (State::Running, "us-central1-a"));
+        assert_eq!(instance.state(), State::Running);
         assert_eq!(instance.addresses(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(instance.metadata.with("a", "1"), None);
         let update = instance.metadata.with(CONFIG, "{\"x\":1}").unwrap();

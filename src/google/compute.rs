@@ -501,10 +501,9 @@ mod tests {
 
     #[test]
     fn only_what_bears_the_mark_is_ours() {
-        let thing = |description: &str, labels: &[(&str, &str)]| Thing {
-            description: description.to_owned(),
-            labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            ..Thing::default()
+        let thing = |description: &str, labels: &[(&str, &str)]| -> Thing {
+            let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+            serde_json::from_value(json!({"description": description, "labels": labels})).unwrap()
         };
         let owner = "abcdefghijklmnopqrstuvwxyz234567";
         let ours = thing("", &[(OWNER, owner), (MACHINE, "home")]);
