@@ -72,6 +72,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "span_decode", run: span_decode },
     Target { name: "tpm_structures", run: tpm_structures },
     Target { name: "google_answers", run: google_answers },
+    Target { name: "hetzner_answers", run: hetzner_answers },
 ];
 
 /// No text makes a policy that says something else than it reads.
@@ -356,6 +357,12 @@ pub fn ledger_line(data: &[u8]) {
     check_line(data);
 }
 
+/// What Hetzner Cloud answers: whatever it is, a person gets words of it that fit a terminal.
+pub fn hetzner_answers(data: &[u8]) {
+    let error = crate::machine::hetzner::read_any(data);
+    assert!(error.causes().iter().all(|cause| !cause.chars().any(char::is_control) && cause.len() < 4096));
+}
+
 /// What Google's interfaces answer: whatever it is, a person gets words of it that fit a terminal.
 pub fn google_answers(data: &[u8]) {
     let refusal = Refusal::of_answer(403, data);
@@ -471,6 +478,9 @@ mod tests {
         seeds.push(format!("{{\"blake3\":\"{key}\",\"count\":1}}").into_bytes());
         seeds.push([&[0, 0, 0, 0, 0xa0, 4, 0, 0][..], &[0; 24], &[7; 1184]].concat());
         seeds.push([&[0; 32][..], &[9; 32]].concat());
+        seeds.push(
+            br#"{"error":{"code":"locked","message":"server is locked","details":null},"action":{"id":1,"status":"running"}}"#.to_vec(),
+        );
         seeds.push(br#"{"error":{"code":403,"message":"Required 'a.b' permission","errors":[{"reason":"forbidden"}]}}"#.to_vec());
         seeds
             .push(br#"{"name":"o","status":"DONE","labels":{"a":"b"},"networkInterfaces":[{"accessConfigs":[{"natIP":"::1"}]}]}"#.to_vec());

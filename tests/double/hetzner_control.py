@@ -79,6 +79,8 @@ class Control:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body are two packets: the second must not wait for the first to be acknowledged.
+    disable_nagle_algorithm = True
     control = None
 
     def log_message(self, *_):

@@ -26,6 +26,8 @@ const PER_PAGE: usize = 50;
 const MAX_PAGES: u64 = 100;
 /// Lists of fifty servers take some hundred KiB.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Characters of a refusal that are passed on.
+const MAX_WORDS: usize = 300;
 /// The one request that makes something anew each time it is said.
 const SNAPSHOT: &str = "/create_image";
 /// The pauses between two looks at something that takes time.
@@ -86,6 +88,15 @@ impl From<Failure> for Error {
 const TOKENS: &str = "Hetzner Console: the project, Security, API tokens";
 
 impl Said {
+    /// The refusal in an answer, in words that fit a terminal.
+    fn of(status: u16, asked: String, body: &[u8]) -> Said {
+        let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal {
+            error: RefusalBody { code: status.to_string(), message: "without a word that can be read".to_owned() },
+        });
+        let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
+        Said { status, code: clean(refusal.error.code), message: clean(refusal.error.message), asked }
+    }
+
     /// The refusal with what to do about it.
     fn explain(self) -> Error {
         let words = |code, text: String| Error::new(code, text).because(format!("{}: {} ({})", self.asked, self.message, self.code));
@@ -219,11 +230,7 @@ impl Api {
         if answer.is_good() {
             return if answer.body.is_empty() { Ok(Value::Null) } else { Ok(answer.json()?) };
         }
-        let refusal = serde_json::from_slice(&answer.body).unwrap_or_else(|_| Refusal {
-            error: RefusalBody { code: answer.status.to_string(), message: "without a word that can be read".to_owned() },
-        });
-        let RefusalBody { code, message } = refusal.error;
-        Err(Failure::Said(Said { status: answer.status, code, message, asked }))
+        Err(Failure::Said(Said::of(answer.status, asked, &answer.body)))
     }
 
     /// Requests that are left in this hour, and the limit.
@@ -309,6 +316,17 @@ fn read<T: DeserializeOwned>(path: &str, value: Value) -> Result<T> {
     serde_json::from_value(value).map_err(|error| {
         Error::new(Code::Protocol, format!("Hetzner Cloud's answer to {path} cannot be read")).cause(error).hint("upgrade portdistrict")
     })
+}
+
+/// Reads any bytes as every answer there is; for fuzzing.
+pub(super) fn read_any(data: &[u8]) -> Error {
+    let Ok(value) = serde_json::from_slice::<Value>(data) else { return Said::of(500, "GET /".to_owned(), data).explain() };
+    let _ = (read::<OneAction>("/", value.clone()), read::<OnePricing>("/", value.clone()), read::<Meta>("/", value.clone()));
+    let _ = (read::<super::types::Image>("/", value.clone()), read::<super::types::Plain>("/", value.clone()));
+    let _ = read::<super::types::ServerType>("/", value.clone())
+        .map(|size| size.prices.iter().map(|price| price.price_monthly.number()).sum::<f64>());
+    let _ = read::<super::types::Server>("/", value).map(|server| (server.ipv4(), super::power(&server)));
+    Said::of(403, "GET /".to_owned(), data).explain()
 }
 
 #[cfg(test)]

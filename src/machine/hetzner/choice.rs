@@ -1,8 +1,8 @@
 //! What a machine at Hetzner would be: which image, which size, where, and what that costs.
 
+use super::SIZE_LABEL;
 use super::api::Api;
 use super::types::{Image, Pricing, ServerType};
-use super::{OWNER_LABEL, SIZE_LABEL, encode};
 use crate::error::{Code, Error, Result};
 use crate::machine::provider::CloudPlan;
 
@@ -45,9 +45,9 @@ impl Cost {
 }
 
 impl Choice {
-    /// Chooses; nothing is made. `owner` is the mark of what is ours.
-    pub(super) async fn of(api: &Api, owner: &str, plan: &CloudPlan, zone: Option<&str>) -> Result<Choice> {
-        let image = image(api, owner, plan.image.as_deref()).await?;
+    /// Chooses; nothing is made. `ours` selects what is ours.
+    pub(super) async fn of(api: &Api, ours: &str, plan: &CloudPlan, zone: Option<&str>) -> Result<Choice> {
+        let image = image(api, ours, plan.image.as_deref()).await?;
         let sizes = sizes(api).await?;
         let fits = |size: &&ServerType| size.architecture == image.architecture && size.disk >= image.disk_size;
         // What it was written on is known to start it.
@@ -108,22 +108,21 @@ fn no_room(size: &ServerType, zone: Option<&str>) -> Error {
 }
 
 /// The image of that name or number; the newest that is ours if none is named.
-async fn image(api: &Api, owner: &str, name: Option<&str>) -> Result<Image> {
+async fn image(api: &Api, ours: &str, name: Option<&str>) -> Result<Image> {
     if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
         // Somebody's own snapshot, by its number: it is only read.
         let images: Vec<Image> = api.list("images", "&type=snapshot").await?;
         let found = images.into_iter().find(|image| image.id.to_string() == number);
         return usable(found.ok_or_else(|| no_image(name))?);
     }
-    let mut images = published(api, owner).await?;
+    let mut images = published(api, ours).await?;
     images.retain(|image| name.is_none_or(|name| image.description == name));
     usable(images.pop().ok_or_else(|| no_image(name))?)
 }
 
-/// What was published, the oldest first.
-pub(super) async fn published(api: &Api, owner: &str) -> Result<Vec<Image>> {
-    let mut images: Vec<Image> =
-        api.list("images", &format!("&type=snapshot&label_selector={}", encode(&format!("{OWNER_LABEL}={owner}")))).await?;
+/// What was published, the oldest first; `ours` selects it.
+pub(super) async fn published(api: &Api, ours: &str) -> Result<Vec<Image>> {
+    let mut images: Vec<Image> = api.list("images", &format!("&type=snapshot{ours}")).await?;
     images.sort_by(|a, b| (&a.created, a.id).cmp(&(&b.created, b.id)));
     Ok(images)
 }

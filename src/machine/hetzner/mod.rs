@@ -31,6 +31,7 @@ use crate::tor::onion_address;
 use api::{Api, Budget, Failure};
 use choice::Choice;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 use things::What;
@@ -113,7 +114,7 @@ impl Provider for Hetzner<'_> {
             let cloud = cloud_of(plan)?;
             user_data(plan)?;
             let (api, zone) = (Api::open(self.cx)?, self.zone(cloud)?);
-            let choice = Choice::of(&api, &mark(self.cx)?, cloud, zone).await?;
+            let choice = Choice::of(&api, &ours(self.cx)?, cloud, zone).await?;
             let mut steps = vec![
                 format!("start {} from the image {} ({})", choice.words(), choice.image.description, choice.image.id),
                 format!("pay {}", choice.cost.words()),
@@ -141,7 +142,7 @@ impl Provider for Hetzner<'_> {
                 }
             }
             let step = progress.step("choose a server");
-            let choice = Choice::of(&api, &owner, cloud, zone).await?;
+            let choice = Choice::of(&api, &ours(self.cx)?, cloud, zone).await?;
             step.done();
             progress.step(&format!("{}: {}", choice.words(), choice.cost.words())).done();
             let work = Work { api: &api, journal: &journal, owner: &owner, name: name(&plan.label, &suffix()?), place: &choice.place };
@@ -238,7 +239,7 @@ impl Provider for Hetzner<'_> {
     }
 
     fn survey(&self) -> Job<'_, Vec<Found>> {
-        Box::pin(async move { survey(&Api::open(self.cx)?, &mark(self.cx)?).await })
+        Box::pin(async move { survey(&Api::open(self.cx)?, &ours(self.cx)?).await })
     }
 }
 
@@ -352,23 +353,38 @@ fn power(server: &Server) -> Power {
     }
 }
 
+/// Reads any bytes as every answer of Hetzner's there is; for fuzzing.
+pub fn read_any(data: &[u8]) -> Error {
+    api::read_any(data)
+}
+
+/// What selects everything of this owner's in a list: also what was made before the identity was rotated.
+fn ours(cx: &Context) -> Result<String> {
+    let ledger = cx.ledger()?;
+    let made = ledger.resources("machine/")?.into_iter().chain(ledger.resources("image/")?);
+    let made = made.filter(|made| made.provider == super::Kind::Hetzner.as_str());
+    let mut marks: BTreeSet<String> = made.map(|made| owner_of(&made).to_owned()).filter(|mark| !mark.is_empty()).collect();
+    marks.insert(mark(cx)?);
+    let marks: Vec<String> = marks.into_iter().collect();
+    Ok(format!("&label_selector={}", encode(&format!("{OWNER_LABEL} in ({})", marks.join(",")))))
+}
+
 /// Everything that bears the owner's mark.
-async fn survey(api: &Api, owner: &str) -> Result<Vec<Found>> {
-    let selector = format!("&label_selector={}", encode(&format!("{OWNER_LABEL}={owner}")));
+async fn survey(api: &Api, selector: &str) -> Result<Vec<Found>> {
     let found = |what: What, name: &str, labels: &Labels| Found {
         label: labels.get(MACHINE_LABEL).and_then(|label| label.parse().ok()),
         id: format!("{}/{}//{name}", super::Kind::Hetzner, what.as_str()),
         power: None,
         addresses: Vec::new(),
     };
-    let servers: Vec<Server> = api.list(What::Server.list(), &selector).await?;
+    let servers: Vec<Server> = api.list(What::Server.list(), selector).await?;
     let mut all: Vec<Found> = Vec::new();
     for server in &servers {
         let addresses = server.ipv4().map(IpAddr::V4).into_iter().collect();
         all.push(Found { power: Some(power(server)), addresses, ..found(What::Server, &server.name, &server.labels) });
     }
     for what in [What::Firewall, What::Address, What::Key, What::Image] {
-        let things: Vec<types::Plain> = api.list(what.list(), &selector).await?;
+        let things: Vec<types::Plain> = api.list(what.list(), selector).await?;
         all.extend(things.iter().map(|thing| found(what, thing.name().unwrap_or_default(), &thing.labels)));
     }
     Ok(all)

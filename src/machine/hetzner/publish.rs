@@ -4,7 +4,7 @@ use super::api::{Api, Budget, Failure};
 use super::rescue::{Key, Rescue};
 use super::things::{self, What};
 use super::types::{Action, Image, ServerType};
-use super::{OWNER_LABEL, SERVER, SIZE_LABEL, choice, finish_all, mark, resource, suffix};
+use super::{OWNER_LABEL, SERVER, SIZE_LABEL, choice, finish_all, mark, ours, resource, suffix};
 use crate::config::fs;
 use crate::context::Context;
 use crate::error::{Code, Error, Result};
@@ -61,9 +61,9 @@ fn name_of(manifest: &Manifest) -> String {
 
 /// What [`publish()`] would do, one sentence each.
 pub async fn describe_publish(cx: &Context, image: &Path, size: Option<&str>, zone: Option<&str>) -> Result<Vec<String>> {
-    let (api, owner) = (Api::open(cx)?, mark(cx)?);
+    let api = Api::open(cx)?;
     let wish = wish(cx, &api, image, size, zone).await?;
-    if let Some(there) = find(&api, &owner, &wish.name).await? {
+    if let Some(there) = find(&api, &ours(cx)?, &wish.name).await? {
         return Ok(vec![format!("nothing: the image {} is there already ({})", there.description, there.id)]);
     }
     let helper = format!("{}-??????", wish.name);
@@ -102,7 +102,7 @@ pub async fn publish(cx: &Context, image: &Path, size: Option<&str>, zone: Optio
     let wish = wish(cx, &api, image, size, zone).await?;
     let _lock = lock(cx, &wish.name)?;
     let journal = Journal::of_image(cx, &wish.name);
-    let there = find(&api, &owner, &wish.name).await?.filter(|image| image.status == "available");
+    let there = find(&api, &ours(cx)?, &wish.name).await?.filter(|image| image.status == "available");
     step.done();
     // What an earlier attempt left: helpers, and an image that was never finished.
     let keep = there.as_ref().map(|image| image.id);
@@ -121,10 +121,10 @@ pub async fn publish(cx: &Context, image: &Path, size: Option<&str>, zone: Optio
 
 /// Removes what an interrupted [`publish()`] of an image left, but not the image itself if that is whole.
 pub async fn tidy(cx: &Context, image: &Path, progress: &dyn Progress) -> Result<()> {
-    let (api, owner) = (Api::open(cx)?, mark(cx)?);
+    let api = Api::open(cx)?;
     let name = name_of(&qemu::find_image(image)?.1);
     let _lock = lock(cx, &name)?;
-    let whole = find(&api, &owner, &name).await?.filter(|image| image.status == "available");
+    let whole = find(&api, &ours(cx)?, &name).await?.filter(|image| image.status == "available");
     clear(&Journal::of_image(cx, &name), whole.map(|image| image.id), progress).await
 }
 
@@ -146,7 +146,7 @@ fn work_folder(cx: &Context) -> PathBuf {
 pub async fn list(cx: &Context) -> Result<Vec<Published>> {
     let api = Api::open(cx)?;
     let mut rows = Vec::new();
-    for image in choice::published(&api, &mark(cx)?).await? {
+    for image in choice::published(&api, &ours(cx)?).await? {
         rows.push(shown(&api, image, true).await);
     }
     Ok(rows)
@@ -154,12 +154,12 @@ pub async fn list(cx: &Context) -> Result<Vec<Published>> {
 
 /// Removes one of this owner's images, and whatever a killed [`publish()`] of it left.
 pub async fn remove_image(cx: &Context, name: &str, progress: &dyn Progress) -> Result<()> {
-    let (api, owner) = (Api::open(cx)?, mark(cx)?);
+    let api = Api::open(cx)?;
     let _lock = lock(cx, name)?;
     let journal = Journal::of_image(cx, name);
-    let known = !journal.open()?.is_empty();
+    let known = journal.open()?.iter().any(|resource| resource.provider == Kind::Hetzner.as_str());
     clear(&journal, None, progress).await?;
-    match find(&api, &owner, name).await? {
+    match find(&api, &ours(cx)?, name).await? {
         Some(image) => things::remove_number(&api, What::Image, image.id, &Silent).await,
         None if known => Ok(()),
         None => Err(Error::new(Code::NotFound, format!("there is no image {name:?} of yours at Hetzner"))
@@ -176,8 +176,8 @@ async fn wish(cx: &Context, api: &Api, image: &Path, size: Option<&str>, zone: O
     Ok(Wish { name: name_of(&manifest), disk, manifest, size, place })
 }
 
-async fn find(api: &Api, owner: &str, name: &str) -> Result<Option<Image>> {
-    let images = choice::published(api, owner).await?;
+async fn find(api: &Api, ours: &str, name: &str) -> Result<Option<Image>> {
+    let images = choice::published(api, ours).await?;
     Ok(images.into_iter().rfind(|image| image.description == name))
 }
 
@@ -280,7 +280,7 @@ impl Work<'_> {
             Ok(made) => (made.image.id, Some(made.action)),
             Err(failure @ Failure::Said(_)) => return Err(failure.into()),
             Err(Failure::Error(error)) => {
-                let there = find(self.api, self.owner, &self.wish.name).await?;
+                let there = find(self.api, &ours(self.cx)?, &self.wish.name).await?;
                 let ours = there.filter(|image| image.created_from.as_ref().is_some_and(|from| from.id == server));
                 (ours.ok_or(error)?.id, None)
             }

@@ -23,8 +23,10 @@ pub(super) enum What {
 
 /// The member of a record in which the provider's number for a thing is kept.
 pub(super) const NUMBER: &str = "id";
-/// How long removing one thing may take.
-const REMOVAL: Duration = Duration::from_secs(120);
+/// How long removing a server may take.
+const SERVER_REMOVAL: Duration = Duration::from_secs(180);
+/// How long removing anything else may take: its server went before it, so nothing holds it for long.
+const REMOVAL: Duration = Duration::from_secs(10);
 /// How often something is looked for of which only the intent is known, and how long in between: it may show late.
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(700);
@@ -157,8 +159,9 @@ pub(super) async fn by_number(api: &Api, what: What, id: u64) -> Result<Option<P
 /// Removes what is known to be ours.
 pub(super) async fn remove_number(api: &Api, what: What, id: u64, step: &dyn Step) -> Result<()> {
     let path = format!("/{}/{id}", what.list());
-    match api.when_free(Budget::new("to remove something", REMOVAL), || api.delete(&path)).await {
-        Ok(Some(action)) => api.finish(action, Budget::new("to remove something", REMOVAL), step).await,
+    let budget = Budget::new("to remove something", if what == What::Server { SERVER_REMOVAL } else { REMOVAL });
+    match api.when_free(budget, || api.delete(&path)).await {
+        Ok(Some(action)) => api.finish(action, budget, step).await,
         Ok(None) => Ok(()),
         Err(failure) if failure.is("not_found") => Ok(()),
         Err(failure) => Err(failure.into()),
