@@ -196,9 +196,10 @@ impl Who {
 impl View for Who {
     fn text(&self, look: &Look) -> String {
         let opened = match self.protection {
-            "passphrase" => "with a passphrase",
-            "keychain" => "with a key in the keychain",
-            _ => "with a key file",
+            "passphrase" => "opens with a passphrase",
+            "keychain" => "opens with a key in the keychain",
+            "environment" => "comes from the environment, stored nowhere",
+            _ => "opens with a key file",
         };
         fields(&[
             ("id", look.bold(&self.id)),
@@ -206,7 +207,7 @@ impl View for Who {
             ("device", self.device.clone()),
             ("was", self.was.join(", ")),
             ("rotation", if self.rotating { look.warn("interrupted; go on with: portdistrict identity rotate") } else { String::new() }),
-            ("keyring", format!("opens {opened}")),
+            ("keyring", opened.to_owned()),
             ("home", self.home.clone()),
         ])
     }

@@ -105,7 +105,7 @@ impl View for Holds {
             ("signed by", self.signer.clone().map_or_else(|| self.identity.clone(), |who| format!("{who}, {}", self.identity))),
             ("device", self.device.clone()),
             ("version", clean(&self.version)),
-            ("kernel", clean(&self.kernel_release)),
+            ("release", clean(&self.kernel_release)),
             ("run", self.invocation.as_deref().map(clean).unwrap_or_default()),
         ];
         rows.extend(inputs.iter().map(|(name, what)| (name.as_str(), what.clone())));

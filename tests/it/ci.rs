@@ -57,6 +57,7 @@ fn an_identity_from_the_environment_is_never_written_and_each_home_is_a_device_o
     assert_eq!(ci.line("init --json").json()["created"], true);
     let shown = ci.line("identity show --json").json();
     assert_eq!((&shown["id"], &shown["protection"]), (&id, &"environment".into()));
+    assert!(ci.line("identity show").ok().contains("stored nowhere"));
     // It works like any home: it records, signs and verifies, and the same home stays the same device.
     let _ = ci.line("ledger note from-a-pipeline").ok();
     let _ = ci.line("init").ok();
