@@ -429,3 +429,24 @@ fn an_audience_that_cannot_be_understood_is_nobody() {
     assert!(parse(&["device", "group:family"]).is_err());
     assert_eq!(parse(&["group:b", "group:a", "group:b"]).unwrap(), Visibility::Shared(vec!["group:a".into(), "group:b".into()]));
 }
+
+/// A word that was withheld and comes after a later word of its own author about the same thing does not count in its place.
+#[test]
+fn a_withheld_word_that_comes_late_does_not_take_the_place_of_a_later_one() {
+    let home = Home::new();
+    let pin = |key: u8, seen_by: Value| json!({"address": "a:1", "node_key": B64([key; 32]), "for": seen_by});
+    home.ledger().append(&home.key(), "node.pinned", pin(1, "device".into())).unwrap();
+    home.ledger().append(&home.key(), "node.pinned", json!({"address": "a:1", "node_key": B64([2; 32])})).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Ledger::open(&dir.path().join("ledger.db")).unwrap();
+    for (audience, withheld) in [(Audience::Devices, 1), (Audience::ThisDevice, 0)] {
+        let mut lines = Vec::new();
+        home.ledger().export(&audience, &mut lines).unwrap();
+        assert_eq!(archive.import(lines.as_slice(), None, false).unwrap().withheld, withheld);
+        assert_eq!(archive.pinned("a:1").unwrap(), Some(B64([2; 32])));
+        let report = archive.verify().unwrap();
+        assert!(report.is_ok(), "{report:?}");
+    }
+    archive.rebuild().unwrap();
+    assert_eq!(archive.pinned("a:1").unwrap(), Some(B64([2; 32])));
+}

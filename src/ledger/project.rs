@@ -369,10 +369,12 @@ impl<'c> Projector<'c> {
         if known(&self.late) {
             return Ok(true);
         }
-        let own = dag::find_chain(self.spans, &stamp.2)?;
+        // For comparison later ones of its own author are there already, and come in their turn.
+        let apart = in_its_chain && matches!(self.marks, Marks::Compared(_));
+        let own = if apart { dag::find_chain(self.spans, &stamp.2)? } else { None };
         self.tail.refresh(self.spans)?;
         let rivals = dag::newest_of_each(Keyed { tables: self.spans, tail: &self.tail }, key)?;
-        for rival in rivals.iter().filter(|rival| rival.pos != pos && !(in_its_chain && own == Some(rival.chain))) {
+        for rival in rivals.iter().filter(|rival| rival.pos != pos && own != Some(rival.chain)) {
             let sql = "SELECT ms, n, author FROM spans WHERE pos = ?1";
             let found: Option<Stamp> =
                 self.spans.prepare_cached(sql)?.query_row([rival.pos], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;

@@ -82,6 +82,8 @@ struct Checked {
 pub fn verify_file(path: &Path, full: bool) -> Result<Report> {
     match store::open_to_examine(path) {
         Ok(conn) => {
+            // Spans are read once, in their order, and memory is for the workers. Where this fails, the walk tells why.
+            let _ = conn.pragma_update(None, "cache_size", -4096);
             let (report, checked) = examine(&conn, full);
             drop(conn);
             if let Some(checked) = checked.filter(|_| report.is_ok()) {
