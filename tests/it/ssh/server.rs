@@ -129,6 +129,8 @@ impl Server {
         script("fill", &format!("#!/bin/sh\nexec {enter} dd if=/dev/zero of=/usr/local/fill bs=1M 2>/dev/null\n"));
         let program = Path::new(crate::home::program()).parent().unwrap().display().to_string();
         let home = Home::new()
+            // What a killed command leaves of its connection goes with the test.
+            .with_variable("TMPDIR", self.folder.path())
             .with_variable("PORTDISTRICT_SSH_CONFIG", self.folder.path().join("config"))
             .with_variable("PATH", format!("{}:{program}:/usr/bin:/bin:/usr/sbin", bin.display()));
         home.line("init").ok();
