@@ -1,5 +1,6 @@
 //! Google's clouds: credentials, requests, refusals in words of what to do. Who asks decides what for.
 
+mod answers;
 mod api;
 pub mod auth;
 pub mod compute;

@@ -44,6 +44,8 @@ DEFAULTS = {
     "machines": "state",
     "program": "portdistrict",
     "memory": 512,
+    # What runs its instructions: "kvm" where that really works, else "tcg", which is slow and works everywhere.
+    "accel": "tcg",
     # What an instance of "state" prints.
     "serial": "\nPORTDISTRICT_VERSION=double\n\nPORTDISTRICT_STATE=booting\n\nPORTDISTRICT_STATE=ready\n",
 }

@@ -252,10 +252,7 @@ fn every_call_may_fail_in_every_way_and_the_next_run_mends_it() {
             remove(&cloud);
         }
     }
-    #[expect(clippy::print_stderr, reason = "the table that the test is for")]
-    {
-        eprintln!("{table}");
-    }
+    eprintln!("{table}");
     assert!(broken.is_empty(), "{table}{broken:?}");
     held(&cloud);
 }

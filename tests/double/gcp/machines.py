@@ -129,7 +129,7 @@ class Machines:
             with tarfile.open(archive, "r|gz") as tar:
                 entry = tar.next()
                 sparse_copy(tar.extractfile(entry), disk)
-        kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+        kvm = self.settings["accel"] == "kvm"
         words = ["qemu-system-x86_64", "-name", f"double-{instance['id']}", "-nodefaults", "-no-user-config", "-display", "none"]
         words += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=single", "-cpu", "host" if kvm else "max", "-smp", "1"]
         words += ["-m", str(self.settings["memory"]), "-bios", FIRMWARE]
