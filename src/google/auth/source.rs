@@ -6,6 +6,7 @@ use super::{Environment, Scope, Token, none_found};
 use crate::config::{HttpSettings, Settings, fs};
 use crate::error::{Code, Doing, Error, Result};
 use crate::http::{Answer, Client, Request};
+use crate::keyring;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,7 @@ impl User {
 
 async fn ask_gcloud(program: &Path) -> Result<Token> {
     let mut command = Command::new(program);
+    command.env_remove(keyring::VARIABLE);
     command.args(["auth", "print-access-token", "--quiet"]).stdin(Stdio::null()).kill_on_drop(true);
     let late = || Error::new(Code::TimedOut, format!("{} gave no token within {} seconds", program.display(), GCLOUD.as_secs()));
     let output = tokio::time::timeout(GCLOUD, command.output())

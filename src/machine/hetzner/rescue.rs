@@ -7,6 +7,7 @@ use super::api::Budget;
 use crate::config::fs::ensure_private_dir;
 use crate::encoding::hex;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use crate::machine::tools;
 use crate::progress::Step;
 use ring::digest::{Context, SHA256};
@@ -45,6 +46,7 @@ impl Key {
         ensure_private_dir(folder)?;
         let key = Key { folder: folder.to_owned() };
         let mut command = Command::new(keygen);
+        command.env_remove(keyring::VARIABLE);
         command.args(["-q", "-t", "ed25519", "-N", "", "-C", "portdistrict", "-f"]).arg(key.file());
         let done = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().await.doing("run", "ssh-keygen")?;
         match done.status.success() {
@@ -98,6 +100,7 @@ impl<'k> Rescue<'k> {
     fn command(&self, line: &str) -> Command {
         let known = self.key.folder.join("known_hosts");
         let mut command = Command::new(&self.ssh);
+        command.env_remove(keyring::VARIABLE);
         command.args(["-F", "none", "-T", "-a", "-x", "-i"]).arg(self.key.file());
         for option in ["IdentitiesOnly=yes", "IdentityAgent=none", "BatchMode=yes", "StrictHostKeyChecking=accept-new", "LogLevel=ERROR"] {
             command.args(["-o", option]);

@@ -4,6 +4,7 @@
 use super::call::{Call, Reply};
 use crate::config::fs::shell_quote;
 use crate::error::{Code, Doing, Error, Result};
+use crate::keyring;
 use crate::machine::provider::LineSink;
 use std::ffi::OsString;
 use std::fmt;
@@ -205,6 +206,7 @@ impl Link {
     fn ssh(&self) -> Result<Command> {
         let program = crate::machine::tools::find("ssh").ok_or_else(|| missing(std::io::ErrorKind::NotFound.into()))?;
         let mut command = Command::new(program);
+        command.env_remove(keyring::VARIABLE);
         if let Some(config) = std::env::var_os(CONFIG).filter(|value| !value.is_empty()) {
             command.arg("-F").arg(config);
         }
