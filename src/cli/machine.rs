@@ -56,6 +56,8 @@ pub(super) enum MachineCommand {
                              portdistrict machine deploy --on local --label porch --port 4433 --address exit.example.org:4433\n  \
                              Behind any router, as an onion service:\n    \
                              portdistrict machine deploy --on local --label tower --tor\n  \
+                             At Hetzner Cloud; see first what it costs:\n    \
+                             portdistrict machine deploy --on hetzner --label elbe --dry-run\n  \
                              At Google, with its memory encrypted; see first what would be asked there:\n    \
                              portdistrict machine deploy --on gce --project my-project --zone europe-west4-a --label tulip --confidential \
                              --dry-run\n  \

@@ -278,6 +278,16 @@ fn a_token_in_a_file_has_to_be_private() {
     let _ = home.line("machine doctor --on hetzner").ok();
 }
 
+#[test]
+fn the_examples_in_help_run_here() {
+    let cloud = Cloud::start();
+    let home = cloud.home();
+    net::image(&home.work().join("out"), b"a disk");
+    let ran = super::examples::run_examples(&home, |script| script.contains("--on hetzner"));
+    assert!(ran >= 2, "only {ran} examples");
+    cloud.has_no_violations();
+}
+
 /// What is done to one request.
 #[derive(Clone, Copy)]
 struct Fault {
@@ -442,7 +452,7 @@ mod net {
     const NAME: &str = "pd-9-8-7-abababababab";
 
     /// An image as far as publishing looks at it.
-    fn image(folder: &Path, bytes: &[u8]) {
+    pub(super) fn image(folder: &Path, bytes: &[u8]) {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::write(folder.join("disk.raw"), bytes).unwrap();
         let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -29,6 +29,11 @@ impl Home {
         self
     }
 
+    /// Whether every command has this in its environment.
+    pub(crate) fn has_variable(&self, name: &str) -> bool {
+        self.variables.iter().any(|(known, _)| known == name)
+    }
+
     /// The folder `--home` names; nothing has made it yet.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("home")
