@@ -218,3 +218,7 @@ impl Sums {
         Ok(sum)
     }
 }
+
+#[cfg(test)]
+#[path = "places_tests.rs"]
+mod tests;
