@@ -1,6 +1,9 @@
 //! `machine publish` through the real binary, against a double of Google's clouds: what arrives, what is asked, what is left (nothing).
 
 use super::home::{Home, Ran};
+use super::story::{blob, try_curl};
+use super::vm;
+use super::web::{GREETING, Web};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -382,5 +385,33 @@ fn every_kind_of_credentials_opens_the_door() {
         .with_variable("GOOGLE_CLOUD_PROJECT", cloud.told("project"));
     home.line("init").ok();
     home.line("machine publish --list").ok();
+    held(&cloud);
+}
+
+#[test]
+#[ignore = "needs the static binary and QEMU: ci/test"]
+fn from_an_image_through_google_to_a_page() {
+    let cloud = Cloud::start();
+    cloud.ask("POST", "_double/settings", Some(&json!({"machines": "qemu"})));
+    let home = cloud.operator(10).with_variable("CLOUDSDK_COMPUTE_ZONE", "europe-west4-a");
+    std::fs::write(home.path().join("config/config.toml"), "").unwrap();
+    let web = Web::start();
+    let inside = format!("10.0.2.2:{}", web.address.port());
+
+    let published = home.run(["machine", "publish", vm::image().to_str().unwrap(), "--bucket", "images", "--json"]).json();
+    home.line(&format!("machine deploy --on gce --label home --allow {inside}")).ok();
+    // Its TPM shows the image that was published, and nothing is handed over before.
+    let claimed = home.run(["machine", "claim", "home", "--tpm-root", cloud.told("tpm_root"), "--json"]).json();
+    assert_eq!(claimed["rung"], "image-by-tpm", "{claimed}");
+    let asked = home.run(["machine", "attest", "home", "--tpm-root", cloud.told("tpm_root"), "--json"]).json();
+    assert_eq!((&asked["verdict"], &asked["image"]), (&json!("verified"), &published["digest"]), "{asked}");
+    let invite = blob(&home.line("exit invite --node home --for anna").ok());
+    assert_eq!(try_curl(&Home::new(), &invite, &format!("http://{inside}/")).ok(), GREETING);
+
+    home.line("machine destroy home --yes").ok();
+    let state = cloud.get("state")["compute"].clone();
+    for kind in ["instances", "disks", "firewalls", "addresses", "machines"] {
+        assert!(state[kind].as_object().is_none_or(serde_json::Map::is_empty), "{kind}: {state}");
+    }
     held(&cloud);
 }

@@ -26,7 +26,7 @@ pub struct Archive {
 impl Archive {
     /// By its folder, its `image.json` or the archive itself.
     pub fn find(image: &Path) -> Result<Archive> {
-        let folder = if image.is_dir() { image } else { image.parent().unwrap_or(Path::new(".")) };
+        let folder = if image.is_file() { image.parent().unwrap_or(Path::new(".")) } else { image };
         let file = folder.join("image.json");
         let bytes = fs::read(&file, Manifest::MAX).map_err(|error| match error.code() {
             Code::NotFound => Error::new(Code::NotFound, format!("there is no image in {}: image.json is missing", folder.display()))
