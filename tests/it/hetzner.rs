@@ -83,7 +83,7 @@ impl Cloud {
     /// The requests since they were last forgotten, with … for numbers, each row of the same once.
     fn requests(&self) -> Vec<String> {
         let all = self.get("requests");
-        let mut requests: Vec<String> = all.as_array().unwrap().iter().map(|request| request_of(request)).collect();
+        let mut requests: Vec<String> = all.as_array().unwrap().iter().map(request_of).collect();
         requests.dedup();
         requests
     }
@@ -412,6 +412,7 @@ struct Story {
 }
 
 /// As many doubles at once as make sense; the rows of their tables in order.
+#[expect(clippy::print_stdout, reason = "the table is what the test tells")]
 fn side_by_side(lanes: usize, work: impl Fn(&Cloud, (usize, usize)) -> String + Sync) {
     let rows = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
