@@ -83,19 +83,24 @@ impl Reading {
 
     async fn find_again(&mut self, cx: &Context, machine: &Machine, lost: Error) -> Result<LogsReply> {
         for _ in 0..PATIENCE {
-            match Control::open(cx, machine).await {
-                Ok(control) => {
-                    let started = control.status().await?.started;
-                    if self.started != Some(started) {
-                        (self.started, self.last) = (Some(started), 0);
-                    }
-                    self.control = control;
-                    return self.ask(MAX_LOG_LINES, 0).await;
+            match self.over_a_new_session(cx, machine).await {
+                // It may go away at any word of the conversation.
+                Err(error) if matches!(error.code(), Code::Unreachable | Code::TimedOut | Code::Protocol) => {
+                    tokio::time::sleep(AGAIN).await
                 }
-                Err(error) if error.code() == Code::Unreachable => tokio::time::sleep(AGAIN).await,
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
         Err(lost)
+    }
+
+    async fn over_a_new_session(&mut self, cx: &Context, machine: &Machine) -> Result<LogsReply> {
+        let control = Control::open(cx, machine).await?;
+        let started = control.status().await?.started;
+        if self.started != Some(started) {
+            (self.started, self.last) = (Some(started), 0);
+        }
+        self.control = control;
+        self.ask(MAX_LOG_LINES, 0).await
     }
 }

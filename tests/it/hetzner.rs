@@ -446,6 +446,8 @@ fn whatever_happens_at_any_call_of_a_destroy_the_next_one_ends_it() {
 /// What needs a rescue system: a real sshd on port 22 of a loopback address, so these tests run as root.
 mod net {
     use super::{Cloud, Home, Story, TOKEN, every_fault_at_every_call, json, side_by_side};
+    use crate::story::{blob, try_curl};
+    use crate::web::{GREETING, Web};
     use portdistrict::image::Manifest;
     use sha2::{Digest, Sha256};
     use std::path::Path;
@@ -502,8 +504,17 @@ mod net {
         assert_eq!(home.line(&format!("{PUBLISH} --json")).json()["already"], true);
         let listed = home.line("machine publish --on hetzner --list --json").json();
         assert_eq!(listed["images"].as_array().unwrap().last().unwrap()["name"], NAME);
-        let _ = home.line(&format!("{} --image {NAME}", super::DEPLOY)).ok();
+        let web = Web::start();
+        let page = web.address;
+        let _ = home.line(&format!("{} --image {NAME} --allow {page}", super::DEPLOY)).ok();
         let _ = home.line("machine claim home").ok();
+        // A server there can prove nothing, and says so; its log is asked of itself.
+        let shown = home.line("machine attest home --json").fails(4);
+        assert!(shown.contains("nothing"), "{shown}");
+        let log = home.line("machine logs home").ok();
+        assert!(log.contains(" ready "), "{log}");
+        let invite = blob(&home.line("exit invite --node home --for anna").ok());
+        assert_eq!(try_curl(&Home::new(), &invite, &format!("http://{page}/")).ok(), GREETING);
         let _ = home.line("machine destroy home --yes").ok();
         // The older one, which was there before, goes first; then there is none.
         let pruned = home.line("machine publish --on hetzner --prune --keep 1 --yes --json").json();

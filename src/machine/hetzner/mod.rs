@@ -198,10 +198,15 @@ impl Provider for Hetzner<'_> {
         None
     }
 
+    /// There is no serial console: the node itself is asked.
+    fn keeps_logs(&self) -> bool {
+        false
+    }
+
     fn logs<'a>(&'a self, site: &'a Site, _: usize, _: bool, _: LineSink<'a>) -> Job<'a, ()> {
         Box::pin(async move {
-            Err(Error::new(Code::Precondition, "Hetzner Cloud hands out no serial console, so the log of a machine there cannot be read")
-                .hint(format!("what the node says of itself: portdistrict machine show {}", site.label)))
+            Err(Error::new(Code::Precondition, "Hetzner Cloud hands out no serial console")
+                .hint(format!("portdistrict machine logs {} --from node", site.label)))
         })
     }
 
