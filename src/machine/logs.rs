@@ -4,7 +4,7 @@ use super::known_place;
 use super::provider::LineSink;
 use crate::config::Label;
 use crate::context::Context;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::ledger::Machine;
 use crate::owner::Control;
 use crate::session::messages::{LogsReply, LogsRequest, MAX_LOG_LINES};
@@ -81,17 +81,16 @@ impl Reading {
         Ok(answer)
     }
 
-    async fn find_again(&mut self, cx: &Context, machine: &Machine, lost: Error) -> Result<LogsReply> {
+    async fn find_again(&mut self, cx: &Context, machine: &Machine, mut last: Error) -> Result<LogsReply> {
         for _ in 0..PATIENCE {
             match self.over_a_new_session(cx, machine).await {
-                // It may go away at any word of the conversation.
-                Err(error) if matches!(error.code(), Code::Unreachable | Code::TimedOut | Code::Protocol) => {
-                    tokio::time::sleep(AGAIN).await
-                }
-                done => return done,
+                Ok(answer) => return Ok(answer),
+                // It may go away at any word, also of the handshake: then it looks as if it did not hold its key.
+                Err(error) => last = error,
             }
+            tokio::time::sleep(AGAIN).await;
         }
-        Err(lost)
+        Err(last)
     }
 
     async fn over_a_new_session(&mut self, cx: &Context, machine: &Machine) -> Result<LogsReply> {
@@ -101,6 +100,13 @@ impl Reading {
             (self.started, self.last) = (Some(started), 0);
         }
         self.control = control;
+        let before = self.last;
+        let answer = self.ask(MAX_LOG_LINES, 0).await?;
+        if answer.last >= before {
+            return Ok(answer);
+        }
+        // It began anew within the second in which it had started before.
+        self.last = 0;
         self.ask(MAX_LOG_LINES, 0).await
     }
 }
