@@ -293,6 +293,51 @@ impl Paused for Command {
     }
 }
 
+/// What Google's own tool says, which is held to the same double.
+fn gcloud(cloud: &Cloud, home: &Home, line: &str) -> Value {
+    let token = home.work().join("token");
+    std::fs::write(&token, cloud.told("token")).unwrap();
+    let variables = [
+        ("CLOUDSDK_CONFIG", home.work().join("gcloud").to_str().unwrap().to_owned()),
+        ("CLOUDSDK_CORE_PROJECT", cloud.told("project").to_owned()),
+        ("CLOUDSDK_CORE_DISABLE_PROMPTS", "1".to_owned()),
+        ("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", token.to_str().unwrap().to_owned()),
+        ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", cloud.told("compute").to_owned()),
+        // What is not the double's is not to be reached.
+        ("https_proxy", "http://127.0.0.1:9".to_owned()),
+    ];
+    let ran = Command::new("gcloud").args(line.split(' ')).arg("--format=json").envs(variables).output().unwrap();
+    assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
+#[test]
+fn googles_own_tool_shows_what_was_made() {
+    if Command::new("gcloud").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "gcloud is not installed");
+        return;
+    }
+    let cloud = Cloud::start();
+    let home = cloud.operator(1000).with_variable("CLOUDSDK_COMPUTE_ZONE", "europe-west4-a");
+    let name = home.run((PUBLISH.to_owned() + " --json").split(' ')).json()["name"].as_str().unwrap().to_owned();
+    home.line("machine deploy --on gce --label home --confidential").ok();
+
+    let listed = gcloud(&cloud, &home, "compute images list --no-standard-images");
+    assert_eq!(listed.as_array().unwrap().iter().map(|image| &image["name"]).collect::<Vec<_>>(), [&name]);
+    let image = gcloud(&cloud, &home, &format!("compute images describe {name}"));
+    assert_eq!((&image["family"], &image["status"]), (&json!("portdistrict"), &json!("READY")));
+    let instances = gcloud(&cloud, &home, "compute instances list");
+    let made = instances[0]["name"].as_str().unwrap().to_owned();
+    let instance = gcloud(&cloud, &home, &format!("compute instances describe {made} --zone europe-west4-a"));
+    assert_eq!((&instance["status"], &instance["labels"]["portdistrict-machine"]), (&json!("RUNNING"), &json!("home")));
+    assert_eq!(instance["confidentialInstanceConfig"]["confidentialInstanceType"], "SEV_SNP");
+    assert_eq!(instance["scheduling"]["onHostMaintenance"], "TERMINATE");
+
+    home.line("machine destroy home --yes").ok();
+    assert_eq!(gcloud(&cloud, &home, "compute instances list"), json!([]));
+    held(&cloud);
+}
+
 #[test]
 fn new_machines_get_an_older_image_again() {
     let cloud = Cloud::start();
