@@ -50,6 +50,20 @@ apt_install() {
   return "$status"
 }
 
+# Python packages in a folder of their own, whole or not at all: `python_packages FOLDER PACKAGE==VERSION…`.
+python_packages() {
+  local folder=$1
+  shift
+  [ ! -d "$folder" ] || return 0
+  rm -rf "$folder.part"
+  python3 -m pip install -q --target "$folder.part" "$@" && mv "$folder.part" "$folder"
+}
+
+# Google's own clients, and its words for its interfaces.
+google_clients() {
+  python_packages "$1" google-api-python-client==2.202.0 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 gcp-storage-emulator==2026.7.19
+}
+
 # What compiling needs. The C compiler is for SQLite and for the assembly of ring and aws-lc.
 want_toolchain() {
   want cc=gcc
