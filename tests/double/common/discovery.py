@@ -4,7 +4,7 @@ import base64
 import json
 import re
 
-GLOBAL_EXTRA = {"$alt", "upload_id"}
+GLOBAL_EXTRA = {"$alt", "upload_id", "returnPartialSuccess"}
 INTEGERS = {"int32": 31, "uint32": 32}
 LONG = {"int64": (-(2**63), 2**63 - 1), "uint64": (0, 2**64 - 1)}
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
