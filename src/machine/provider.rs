@@ -3,12 +3,14 @@
 use super::check::Check;
 use crate::attest::Rung;
 use crate::config::Label;
+use crate::config::time::now_s;
 use crate::context::Context;
+use crate::encoding::base64;
 use crate::encoding::onion::OnionAddress;
 use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
 use crate::ledger::Resource;
-use crate::owner::metadata::OnFailure;
+use crate::owner::metadata::{self, Metadata, OnFailure};
 use crate::progress::Progress;
 use crate::session::seed::Source;
 use std::fmt;
@@ -132,6 +134,35 @@ pub struct Server {
     pub host: String,
     /// Another build of this program, for another processor; this very one if absent.
     pub program: Option<PathBuf>,
+}
+
+impl Plan {
+    /// What a machine that boots an image is told.
+    pub(super) fn metadata(&self, port: u16, on_failure: OnFailure) -> Result<Metadata> {
+        let owner = self
+            .owner
+            .ok_or_else(|| Error::new(Code::Usage, "a machine that boots an image needs an owner").hint("leave --claim-by-anyone away"))?;
+        let tor = self.tor.as_ref().map(|tor| metadata::Tor {
+            settings: tor.settings_text.clone(),
+            bridges: tor.bridges.clone(),
+            self_test: tor.self_test,
+        });
+        Ok(Metadata {
+            portdistrict: metadata::VERSION,
+            label: self.label.clone(),
+            owner: base64(&owner),
+            cover: base64(&self.cover),
+            made_at: now_s(),
+            port,
+            allow: self.allow.clone(),
+            name_servers: Vec::new(),
+            log_destinations: self.log_destinations,
+            tor,
+            on_failure,
+            seed: self.source,
+            launch: Vec::new(),
+        })
+    }
 }
 
 /// How a cloud is to make a machine; what is absent is as the cloud's settings say, or as is usual there.

@@ -1,8 +1,6 @@
 //! What is decided about a machine before Google is asked for anything: from the command line, the environment, and what is usual.
 
-use crate::config::time::now_s;
 use crate::context::Context;
-use crate::encoding::base64;
 use crate::error::{Code, Error, Result};
 use crate::google::compute::{Place, check_project, is_name};
 use crate::machine::provider::{CloudPlan, Plan};
@@ -113,27 +111,5 @@ fn size(cloud: &CloudPlan) -> Result<String> {
 
 /// What the node is told.
 pub(super) fn metadata_of(plan: &Plan, port: u16) -> Result<Metadata> {
-    let owner = plan
-        .owner
-        .ok_or_else(|| Error::new(Code::Usage, "a machine that boots an image needs an owner").hint("leave --claim-by-anyone away"))?;
-    let tor = plan.tor.as_ref().map(|tor| metadata::Tor {
-        settings: tor.settings_text.clone(),
-        bridges: tor.bridges.clone(),
-        self_test: tor.self_test,
-    });
-    Ok(Metadata {
-        portdistrict: metadata::VERSION,
-        label: plan.label.clone(),
-        owner: base64(&owner),
-        cover: base64(&plan.cover),
-        made_at: now_s(),
-        port,
-        allow: plan.allow.clone(),
-        name_servers: Vec::new(),
-        log_destinations: plan.log_destinations,
-        tor,
-        on_failure: plan.cloud.as_ref().map(|cloud| cloud.on_failure).unwrap_or_default(),
-        seed: plan.source,
-        launch: Vec::new(),
-    })
+    plan.metadata(port, plan.cloud.as_ref().map(|cloud| cloud.on_failure).unwrap_or_default())
 }

@@ -17,15 +17,13 @@ use super::journal::Journal;
 use super::provider::{CloudPlan, Deployed, Expectation, Found, Job, LineSink, Onions, Plan, Power, Provider, Site};
 use crate::attest::Rung;
 use crate::config::Label;
-use crate::config::time::now_s;
 use crate::context::Context;
-use crate::encoding::{base64, node_id};
+use crate::encoding::node_id;
 use crate::error::{Code, Error, Result};
 use crate::keyring::{Purpose, Seed};
 use crate::ledger::Resource;
-use crate::owner::metadata::{self, Metadata};
+use crate::owner::metadata;
 use crate::progress::{Progress, Silent, Step};
-use crate::session::seed::Source;
 use crate::session::{self, CoverKey};
 use crate::tor::onion_address;
 use api::{Api, Budget, Failure};
@@ -459,26 +457,7 @@ fn cloud_of(plan: &Plan) -> Result<&CloudPlan> {
 
 /// What the node must know, as the server's user data.
 fn user_data(plan: &Plan) -> Result<String> {
-    let owner = plan.owner.ok_or_else(|| Error::new(Code::Usage, "a machine that boots an image needs an owner"))?;
-    let told = Metadata {
-        portdistrict: metadata::VERSION,
-        label: plan.label.clone(),
-        owner: base64(&owner),
-        cover: base64(&plan.cover),
-        made_at: now_s(),
-        port: port(plan),
-        allow: plan.allow.clone(),
-        name_servers: Vec::new(),
-        log_destinations: plan.log_destinations,
-        tor: plan.tor.as_ref().map(|tor| metadata::Tor {
-            settings: tor.settings_text.clone(),
-            bridges: tor.bridges.clone(),
-            self_test: tor.self_test,
-        }),
-        on_failure: plan.cloud.as_ref().map(|cloud| cloud.on_failure).unwrap_or_default(),
-        seed: Source::Owner,
-        launch: Vec::new(),
-    };
+    let told = plan.metadata(port(plan), plan.cloud.as_ref().map(|cloud| cloud.on_failure).unwrap_or_default())?;
     let bytes = told.to_json()?;
     if bytes.len() > MAX_USER_DATA {
         return Err(Error::new(

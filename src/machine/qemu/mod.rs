@@ -13,8 +13,6 @@ use super::provider::{Deployed, Expectation, Job, LineSink, Onions, Plan, Power,
 use super::{serial, tail, tools};
 use crate::attest::Rung;
 use crate::config::fs::{read, write_private};
-use crate::config::time::now_s;
-use crate::encoding::base64;
 use crate::error::{Code, Error, Result};
 use crate::image::Manifest;
 use crate::keyring::{Purpose, Seed};
@@ -279,31 +277,12 @@ fn forwarded(plan: &Plan) -> Result<SocketAddr> {
 }
 
 fn metadata_of(plan: &Plan, vm: &VmPlan, manifest: &Manifest) -> Result<Metadata> {
-    let owner = plan
-        .owner
-        .ok_or_else(|| Error::new(Code::Usage, "a machine that boots an image needs an owner").hint("leave --claim-by-anyone away"))?;
-    let tor = plan.tor.as_ref().map(|tor| metadata::Tor {
-        settings: tor.settings_text.clone(),
-        bridges: tor.bridges.clone(),
-        self_test: tor.self_test,
-    });
     Ok(Metadata {
-        portdistrict: metadata::VERSION,
-        label: plan.label.clone(),
-        owner: base64(&owner),
-        cover: base64(&plan.cover),
-        made_at: now_s(),
-        port: metadata::PORT,
-        allow: plan.allow.clone(),
-        name_servers: Vec::new(),
-        log_destinations: plan.log_destinations,
-        tor,
-        on_failure: vm.on_failure,
-        seed: plan.source,
         launch: match plan.source {
             Source::Measured => manifest.launches_of_image().map(|launch| launch.digest.clone()).collect(),
             _ => Vec::new(),
         },
+        ..plan.metadata(metadata::PORT, vm.on_failure)?
     })
 }
 
